@@ -1,0 +1,116 @@
+"""Epochs, and the book-keeping of their rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scidaq.block.channel import INSTRUMENT_ID, Schema
+from scidaq.clock import Anchor
+from scidaq.errors import InvalidBlock
+
+
+def check_stream_id(stream: str) -> str:
+    """`stream` itself when it is a stream id (`instrument/stream`), else `InvalidBlock`."""
+    instrument, slash, name = stream.partition("/")
+    if not slash or not INSTRUMENT_ID.fullmatch(instrument) or not INSTRUMENT_ID.fullmatch(name):
+        raise InvalidBlock(f"stream id {stream!r} is not instrument/stream, each of 1 to 64 characters a-z 0-9 _ -")
+    return stream
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """What a driver says of one of its streams when it is armed."""
+
+    name: str
+    """The part of the stream id behind the slash."""
+    schema: Schema
+    counter: str | None = None
+    """Identity of the source's row counter (it changes when the counter is reset); None for a source without one."""
+    backfill: bool = False
+    """Whether rows that were skipped may still come later."""
+
+    def __post_init__(self) -> None:
+        if not INSTRUMENT_ID.fullmatch(self.name):
+            raise InvalidBlock(f"stream name {self.name!r} is not 1 to 64 characters of a-z 0-9 _ -")
+        if self.counter is not None and not 0 < len(self.counter) <= 256:
+            raise InvalidBlock(f"stream {self.name}: the identity of a counter has 1 to 256 characters")
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A stretch of a stream with one schema, one row numbering and one clock anchor."""
+
+    stream: str
+    number: int
+    """From 0, without holes."""
+    schema: Schema
+    anchor: Anchor
+    counter: str | None = None
+    """The source's counter that numbers the rows; None where the station numbered them itself."""
+    origin: int = 0
+    """The source's number of row 0."""
+    backfill: bool = False
+
+    def __post_init__(self) -> None:
+        check_stream_id(self.stream)
+        if self.number < 0:
+            raise InvalidBlock(f"epoch {self.number} of {self.stream}: numbers begin at 0")
+
+    def as_json(self) -> dict[str, Any]:
+        """What goes into files."""
+        a = self.anchor
+        return {
+            "stream": self.stream,
+            "epoch": self.number,
+            **self.schema.as_json(),
+            "anchor": {
+                "wall_ns": a.wall_ns,
+                "steady_ns": a.steady_ns,
+                "uncertainty_ns": a.uncertainty_ns,
+                "boot_id": a.boot_id,
+            },
+            "counter": self.counter,
+            "origin": self.origin,
+            "backfill": self.backfill,
+        }
+
+    @classmethod
+    def from_json(cls, d: dict[str, Any]) -> Epoch:
+        """The inverse of `as_json`."""
+        return cls(
+            d["stream"],
+            d["epoch"],
+            Schema.from_json(d),
+            Anchor(**d["anchor"]),
+            d["counter"],
+            d["origin"],
+            d.get("backfill", False),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The rows of one epoch, by what became of them. `delivered` is counted at the door, the others where they end."""
+
+    delivered: int = 0
+    """Rows that the source sent or that its numbering says it made, those sent twice counted twice."""
+    recorded: int = 0
+    gaps: int = 0
+    duplicates: int = 0
+    left_out: int = 0
+    """By the recording policy."""
+    expired: int = 0
+    """By retention."""
+
+    @property
+    def imbalance(self) -> int:
+        """Rows delivered that nothing accounts for (negative: accounted for twice). 0 when the book balances."""
+        return self.delivered - (self.recorded + self.gaps + self.duplicates + self.left_out + self.expired)
+
+    def as_list(self) -> list[int]:
+        """The six numbers in the order of the fields, as they go into files."""
+        return [self.delivered, self.recorded, self.gaps, self.duplicates, self.left_out, self.expired]
+
+    def __add__(self, other: Ledger) -> Ledger:
+        return Ledger(*(a + b for a, b in zip(self.as_list(), other.as_list(), strict=True)))
