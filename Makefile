@@ -1,0 +1,112 @@
+# One way in: `make` lists what there is; each target sets up what it needs.
+#
+# Variables: PYTHON (which interpreter), VENV (where it is set up), ARGS (passed on), KILLS (make crash).
+
+PYTHON ?= python3
+VENV ?= .venv
+KILLS ?= 25
+ARGS ?=
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
+CODE = $(wildcard src tests tools bench examples)
+UV = .venv-lock/bin/uv
+
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: run
+run: $(VENV)/.run $(VENV)/.self ## the demo: simulated instruments, recorded and shown (ARGS="--help")
+	@"$(BIN)/scidaq" demo $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.dev $(VENV)/.self ## all tests (ARGS="-k name")
+	"$(BIN)/python" -m pytest $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.dev $(VENV)/.self ## format, lint, types, imports, docs: seconds
+	"$(BIN)/ruff" format --check $(CODE)
+	"$(BIN)/ruff" check $(CODE)
+	"$(BIN)/mypy" $(CODE)
+	"$(BIN)/lint-imports" --no-logo
+	"$(BIN)/python" -m pytest -q $(wildcard tests/project tests/docs)
+
+.PHONY: format
+format: $(VENV)/.dev ## put the code in shape
+	"$(BIN)/ruff" check --fix-only $(CODE)
+	"$(BIN)/ruff" format $(CODE)
+
+.PHONY: bench
+bench: $(VENV)/.dev $(VENV)/.self ## the measurements
+	"$(BIN)/python" -m bench $(ARGS)
+
+.PHONY: crash
+crash: $(VENV)/.dev $(VENV)/.self ## kill -9 a recording station KILLS times, and account for every row
+	"$(BIN)/python" -m pytest -m crash --kills=$(KILLS) $(ARGS)
+
+.PHONY: lock
+lock: .venv-lock/.made ## regenerate the lock files (ARGS=--upgrade for newer versions)
+	$(LOCK) pyproject.toml -o requirements.lock
+	$(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) --group build -c requirements-dev.lock -o tools/build.lock
+
+.PHONY: clean
+clean: ## remove what make and the tools left
+	rm -rf "$(VENV)" .venv-* build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- setting up -------------------------------------------------------------------------------------------------------
+# A stamp is written after its step has succeeded, so that an interrupted step is done again. A virtual environment that
+# was copied or moved with the checkout, or whose interpreter is gone, is made anew.
+
+ifneq ($(shell test -x $(BIN)/python && cat $(VENV)/.made 2>/dev/null),$(shell pwd -P))
+.PHONY: $(VENV)/.made
+endif
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "scidaq needs Python 3.11 or newer, and '$(PYTHON)' is not: install one and name it, as in" >&2; \
+	  echo "    make $(or $(firstword $(MAKECMDGOALS)),run) PYTHON=python3.13" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' comes without venv and ensurepip: install them (Debian, Ubuntu: apt install python3-venv)," >&2; \
+	  echo "or name another interpreter, as in: make $(or $(firstword $(MAKECMDGOALS)),run) PYTHON=/path/to/python3" >&2; exit 1; }
+	rm -rf "$(VENV)"
+	$(PYTHON) -m venv "$(VENV)"
+	@pwd -P > "$@"
+
+# pip compiles one file after another, which takes longer than the rest; compileall uses all cores.
+# It fails on files that are not meant to be compiled: bytecode is a gain of time and no more.
+define install
+	$(PIP) install --quiet --no-compile --require-hashes -r $<
+	@"$(BIN)/python" -m compileall -q -j 0 -x '/tests?/' "$(VENV)/lib" >/dev/null 2>&1 || :
+	@touch "$@"
+endef
+
+$(VENV)/.run: requirements.lock $(VENV)/.made
+	$(install)
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.made
+	$(install)
+
+$(VENV)/.build: tools/build.lock $(VENV)/.made
+	$(install)
+
+# The package itself, as it lies here: again when its version or its entry points may have changed.
+$(VENV)/.self: pyproject.toml src/scidaq/__init__.py $(VENV)/.build
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch "$@"
+
+.venv-lock/.made:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip --disable-pip-version-check install --quiet 'uv>=0.5'
+	@touch "$@"
+
+# All systems and all Pythons from 3.11, with hashes, without addresses.
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --custom-compile-command 'make lock' $(ARGS)
