@@ -5,7 +5,7 @@ Pure: no files, no threads, no clock. Everything above speaks to everything else
 
 from scidaq.block.block import Array, Block, Mask, Times
 from scidaq.block.channel import DTYPES, INSTRUMENT_ID, MAX_TEXT_BYTES, NS, Calibration, Channel, Schema, schema
-from scidaq.block.epoch import Epoch, Ledger, StreamSpec, check_stream_id
+from scidaq.block.epoch import Entry, Epoch, Ledger, Resume, StreamSpec, check_stream_id
 from scidaq.block.gap import Gap, Reason
 from scidaq.block.layout import (
     Bytes,
@@ -31,6 +31,7 @@ __all__ = [
     "Bytes",
     "Calibration",
     "Channel",
+    "Entry",
     "Epoch",
     "Gap",
     "Layout",
@@ -38,6 +39,7 @@ __all__ = [
     "Mask",
     "RangeSet",
     "Reason",
+    "Resume",
     "Schema",
     "StreamSpec",
     "Times",

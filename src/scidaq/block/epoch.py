@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+from scidaq.block.block import Block
 from scidaq.block.channel import INSTRUMENT_ID, Schema
+from scidaq.block.gap import Gap
+from scidaq.block.ranges import RangeSet
 from scidaq.clock import Anchor
 from scidaq.errors import InvalidBlock
 
@@ -114,3 +117,31 @@ class Ledger:
 
     def __add__(self, other: Ledger) -> Ledger:
         return Ledger(*(a + b for a, b in zip(self.as_list(), other.as_list(), strict=True)))
+
+
+class Entry(NamedTuple):
+    """What a ring hands to its readers: an epoch that begins, a gap, or a block, with the count at the door so far."""
+
+    seq: int
+    """Position in the ring's own order of arrival."""
+    item: Block | Gap | Epoch
+    delivered: int
+    """`Ledger.delivered` of the epoch when this item had come in."""
+    duplicates: int
+    """Of these, repeated rows that never reached the ring because it was full."""
+
+
+@dataclass(slots=True)
+class Resume:
+    """Where a stream stands: what the store knows when it opens, and what the intake needs to go on."""
+
+    epoch: Epoch
+    high: int = 0
+    """One past the highest row that the numbering has reached."""
+    seen: RangeSet = field(default_factory=RangeSet)
+    """Rows of the epoch that are recorded or were left out by policy."""
+    ledger: Ledger = field(default_factory=Ledger)
+    last_ns: int | None = None
+    """Time of the newest recorded row; None when the epoch has none."""
+    last_row: int = -1
+    """Index of that row."""

@@ -1,0 +1,306 @@
+"""The intake: the door of a station, where the blocks of a driver get their epoch, row index and time.
+
+It counts what the source delivered, in a book of its own: the recorder keeps another from what reaches the disk, and the
+two must agree. It also sees every hole in the numbering and says why it is there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from scidaq.block import Block, Epoch, Gap, RangeSet, Reason, Resume, StreamSpec
+from scidaq.clock import SLEW_PPM, STEP_NS, Clock
+from scidaq.errors import InstrumentError
+from scidaq.pipeline.ring import Ring
+from scidaq.stats import field_of
+
+_SLEW_EVERY_NS = 10_000_000_000
+_SLEW_FROM_NS = 1_000_000
+_PIECES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeStats:
+    """What came through the door of one stream in its present epoch."""
+
+    stream: str = field_of("1", "Stream id.")
+    epoch: int = field_of("1", "Number of the present epoch, -1 before the first.")
+    delivered: int = field_of("{row}", "Rows that the source sent or says it made, repeated ones counted again.")
+    duplicates: int = field_of("{row}", "Rows that came more than once.")
+    refused: int = field_of("{row}", "Rows that the ring had no room for.")
+    last_ns: int = field_of("ns", "UTC time of the newest row, 0 before the first.")
+
+
+class Timeline:
+    """Time of the rows of a uniform stream: straight pieces, bent by at most `SLEW_PPM` towards what is measured."""
+
+    def __init__(self, epoch: Epoch, row: int, t_ns: int) -> None:
+        self._span = epoch.schema.span_ns
+        self._rows, self._times = [row], [t_ns]
+        self._errors: deque[tuple[int, int]] = deque()
+
+    def at(self, row: int) -> int:
+        """UTC nanoseconds of a row, of one long past too."""
+        i = max(bisect_right(self._rows, row) - 1, 0)
+        rows = row - self._rows[i]
+        return self._times[i] + (self._span(rows) if rows >= 0 else -self._span(-rows))
+
+    def measure(self, row: int, end: int, t_ns: int) -> int:
+        """Take the driver's estimate for the first row of a new block into account; the time to record for it.
+
+        Estimates from arrival are late by chance, never early: the least error of ten seconds counts. The result
+        never lies before the row before it.
+        """
+        t = self.at(row)
+        self._errors.append((t, t_ns - t))
+        if t - self._errors[0][0] < _SLEW_EVERY_NS:
+            return t
+        elapsed = t - self._errors[0][0]
+        error = min(e for _, e in self._errors)
+        self._errors.clear()
+        if abs(error) < _SLEW_FROM_NS:
+            return t
+        most = elapsed * SLEW_PPM // 1_000_000
+        bend = max(min(error, most), -most, 1 - self._span(1))
+        self._rows.append(row)
+        self._times.append(t + bend)
+        del self._rows[:-_PIECES], self._times[:-_PIECES]
+        return t + bend
+
+    def stepped(self, row: int, t_ns: int) -> bool:
+        """Whether the driver's estimate is off by more than a step."""
+        return abs(t_ns - self.at(row)) > STEP_NS
+
+
+class Intake:
+    """The door of one stream. Used by the thread that reads its instrument."""
+
+    def __init__(self, stream: str, ring: Ring, clock: Clock, resume: Resume | None = None) -> None:
+        self.stream, self._ring, self._clock = stream, ring, clock
+        self._epoch: Epoch | None = None
+        self._resume = resume
+        self._spec: StreamSpec | None = None
+        self._seen, self._high, self._duplicates, self._unseen_duplicates = RangeSet(), 0, 0, 0
+        self._timeline: Timeline | None = None
+        self._last_ns: int | None = None
+        self._last_row = -1
+        self._lost: list[tuple[int, int, Reason, str]] = []
+        self._why: tuple[Reason, str] | None = None
+        self._refused = 0
+        # What the next epoch is to follow.
+        self._next_epoch, self._before_high = 0, 0
+        self._before: Epoch | None = None
+
+    # ---- epochs ----
+
+    def begin(self, spec: StreamSpec) -> None:
+        """The instrument has been armed: the epoch goes on when it can, else a new one begins with the next block."""
+        self._spec = spec
+        resume, self._resume = self._resume, None
+        if resume is not None:
+            self._go_on(resume, spec)
+        elif self._epoch is not None and (why := self._why_new(self._epoch, spec)) is not None:
+            self._end_epoch(*(self._why or (why, "")))
+
+    def _go_on(self, resume: Resume, spec: StreamSpec) -> None:
+        """Take up what was recorded before the station was started."""
+        why = self._why_new(resume.epoch, spec)
+        self._last_ns, self._last_row = resume.last_ns, resume.last_row
+        if why is not None:
+            self._next_epoch, self._before, self._before_high = resume.epoch.number + 1, resume.epoch, resume.high
+            self._why = (Reason.RESTART if why is Reason.RESET else why, "")
+            return
+        self._epoch, self._seen, self._high = resume.epoch, resume.seen.copy(), resume.high
+        self._duplicates = resume.ledger.duplicates  # repeats of before are in the recorder's book as well
+        self._why = (Reason.RESTART, "")
+        if spec.schema.rate is not None and resume.last_ns is not None:
+            self._timeline = Timeline(resume.epoch, resume.last_row, resume.last_ns)
+        self._ring.offer(resume.epoch, self.delivered)
+
+    def _why_new(self, epoch: Epoch, spec: StreamSpec) -> Reason | None:
+        """None when the epoch can go on under this spec."""
+        if epoch.schema != spec.schema:
+            return Reason.SCHEMA
+        if spec.counter is None or epoch.counter != spec.counter:
+            return Reason.RESET
+        now = self._clock.anchor
+        if now.boot_id != epoch.anchor.boot_id:
+            return Reason.CLOCK_STEP
+        return Reason.CLOCK_STEP if abs(now.wall(0) - epoch.anchor.wall(0)) > STEP_NS else None
+
+    def _end_epoch(self, reason: Reason, detail: str) -> None:
+        if self._epoch is None:
+            return
+        self._flush_lost(None)
+        self._before, self._before_high = self._epoch, self._high
+        self._next_epoch = self._epoch.number + 1
+        self._epoch, self._timeline = None, None
+        self._why = (reason, detail)
+
+    def _start_epoch(self, block: Block, spec: StreamSpec) -> Epoch:
+        """The epoch of which this block is the first, joined to the one before by a gap."""
+        before, origin, unknown = self._before, 0, before_unknown(self._before, spec)
+        if spec.counter is not None:
+            origin = block.first
+            if before is not None and not unknown:
+                # The numbering went on: what it skipped since is known, and is the beginning of the new epoch.
+                origin = min(before.origin + self._before_high, block.first)
+        epoch = Epoch(
+            self.stream, self._next_epoch, spec.schema, self._clock.anchor, spec.counter, origin, spec.backfill
+        )
+        self._epoch, self._seen, self._high = epoch, RangeSet(), 0
+        self._duplicates = self._unseen_duplicates = 0
+        self._timeline = None
+        self._ring.offer(epoch)
+        if before is not None:
+            reason, detail = self._why or (Reason.SOURCE, "")
+            if block.first == origin or unknown:
+                self._ring.offer(
+                    Gap(self.stream, epoch.number, 0, 0, reason, self._last_ns, block.t0_ns, unknown, detail=detail)
+                )
+                self._why = None
+        self._last_row = -1
+        return epoch
+
+    def interrupted(self, reason: Reason, detail: str) -> None:
+        """Acquisition broke off: the next hole, or the next epoch, has this reason."""
+        self._why = (reason, detail)
+
+    # ---- rows ----
+
+    @property
+    def delivered(self) -> int:
+        """Rows of the present epoch that the source sent or says it made, repeated ones counted again."""
+        return self._high + self._duplicates
+
+    def accept(self, block: Block) -> None:
+        """Take a block in the source's numbering; it goes to the ring, or becomes a gap when there is no room."""
+        spec = self._spec
+        if spec is None:
+            raise InstrumentError(f"{self.stream}: a block came before the stream was described")
+        epoch = self._epoch
+        if epoch is not None and self._must_begin_anew(epoch, block):
+            epoch = None
+        if epoch is None:
+            epoch = self._start_epoch(block, spec)
+        index = block.first - epoch.origin
+        end = index + block.rows
+        late = index < self._high
+        block = self._place(block, epoch, index, late)
+        if index > self._high:
+            self._hole(self._high, index, *(self._why or (Reason.SOURCE, "")))
+        self._why = None
+        repeated = sum(b - a for a, b in self._seen.within(index, end))
+        self._high = max(self._high, end)
+        self._duplicates += repeated
+        if not self._ring.fits(block):
+            self._ring.offer(block)  # which counts it
+            self._refused += block.rows
+            self._unseen_duplicates += repeated
+            if not late:
+                self._hole(index, end, Reason.OVERFLOW)
+            return
+        self._flush_lost(block.t0_ns)
+        self._ring.offer(block, self.delivered, self._unseen_duplicates)
+        self._seen.add(index, end)
+        if not late:
+            self._last_ns, self._last_row = block.last_ns, end - 1
+
+    def _must_begin_anew(self, epoch: Epoch, block: Block) -> bool:
+        if self._clock.anchor is not epoch.anchor and self._clock.anchor.wall(0) != epoch.anchor.wall(0):
+            anchor = self._clock.anchor
+            if anchor.boot_id == epoch.anchor.boot_id and abs(anchor.wall(0) - epoch.anchor.wall(0)) > STEP_NS:
+                self._end_epoch(Reason.CLOCK_STEP, "")
+                return True
+        if block.first < epoch.origin:
+            self._end_epoch(Reason.RESET, f"row {block.first} after {epoch.origin + self._high}")
+            return True
+        row = block.first - epoch.origin
+        if self._timeline is not None and row >= self._high and self._timeline.stepped(row, block.t0_ns):
+            self._end_epoch(Reason.CLOCK_STEP, "the source's time left its rate")
+            return True
+        return False
+
+    def _place(self, block: Block, epoch: Epoch, index: int, late: bool) -> Block:
+        if block.times is None:
+            if self._timeline is None:
+                self._timeline = Timeline(epoch, index, block.t0_ns)
+            t0 = self._timeline.at(index) if late else self._timeline.measure(index, index + block.rows, block.t0_ns)
+            return block.placed(self.stream, epoch.number, index, t0)
+        if not late and self._last_ns is not None and self._last_row >= 0 and block.t0_ns < self._last_ns:
+            block = replace(block, times=np.maximum(block.times, self._last_ns))
+        return block.placed(self.stream, epoch.number, index, block.t0_ns)
+
+    # ---- holes ----
+
+    def _hole(self, first: int, end: int, reason: Reason, detail: str = "") -> None:
+        if self._lost and self._lost[-1][1:] == (first, reason, detail):
+            first = self._lost.pop()[0]
+        self._lost.append((first, end, reason, detail))
+
+    def _flush_lost(self, end_ns: int | None) -> None:
+        """Announce the holes so far; `end_ns` is the time of the row behind them, where there is one."""
+        epoch = self._epoch
+        if epoch is not None:
+            for first, end, reason, detail in self._lost:
+                may_come = epoch.backfill and reason in (Reason.SOURCE, Reason.DISCONNECT)
+                span = (first, end, reason, self._last_ns, end_ns)
+                gap = Gap(self.stream, epoch.number, *span, open=may_come, detail=detail)
+                self._ring.offer(gap, self.delivered, self._unseen_duplicates)
+        self._lost.clear()
+
+    def close(self) -> None:
+        """No more will come: holes that no block followed are announced."""
+        self._flush_lost(None)
+
+    def stats(self) -> IntakeStats:
+        """A snapshot."""
+        number = self._epoch.number if self._epoch else -1
+        return IntakeStats(self.stream, number, self.delivered, self._duplicates, self._refused, self._last_ns or 0)
+
+
+def before_unknown(before: Epoch | None, spec: StreamSpec) -> bool:
+    """Whether nobody can know how many rows lie between an epoch and the next."""
+    return before is not None and (spec.counter is None or before.counter != spec.counter)
+
+
+class Door:
+    """The intakes of all streams of one instrument: what supervision feeds."""
+
+    def __init__(self, instrument: str, open_intake: Callable[[StreamSpec], Intake]) -> None:
+        """`open_intake` makes the intake of a stream when it is announced for the first time."""
+        self.instrument, self._open = instrument, open_intake
+        self._intakes: dict[str, Intake] = {}
+
+    def begin(self, specs: Sequence[StreamSpec]) -> None:
+        """Announce the streams after the instrument was armed."""
+        for spec in specs:
+            if spec.name not in self._intakes:
+                self._intakes[spec.name] = self._open(spec)
+            self._intakes[spec.name].begin(spec)
+
+    def accept(self, block: Block) -> None:
+        """Take a block in the source's numbering. Raises `InstrumentError` for a stream that was not announced."""
+        intake = self._intakes.get(block.stream)
+        if intake is None:
+            raise InstrumentError(f"{self.instrument} sent rows of {block.stream!r}, which it had not announced")
+        intake.accept(block)
+
+    def interrupted(self, reason: Reason, since_ns: int, detail: str) -> None:
+        """Acquisition of the whole instrument broke off."""
+        for intake in self._intakes.values():
+            intake.interrupted(reason, detail)
+
+    def close(self) -> None:
+        """No more will come."""
+        for intake in self._intakes.values():
+            intake.close()
+
+    def stats(self) -> tuple[IntakeStats, ...]:
+        """A snapshot per stream."""
+        return tuple(i.stats() for i in list(self._intakes.values()))

@@ -1,0 +1,265 @@
+"""The ring: the newest blocks of one stream, with a cursor for each reader and three policies for being slow.
+
+| reader | when it is slow |
+|---|---|
+| `Hold` (the recorder, one) | the ring keeps every entry until it is released; when the ring is full, the newest block is refused and becomes a gap of reason *overflow* |
+| `Budget` (a stage) | may lag behind by a fixed number of bytes; beyond that it is told the range that it missed |
+| `Latest` (a viewer) | gets the newest block and how many it skipped |
+
+Memory is bounded by `capacity_bytes` (not yet released) plus `history_bytes` (released, kept for the budgets of stages
+and for pre-triggers). Blocks are kept by reference, nothing is copied. The driver's thread offers, each reader belongs
+to one thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scidaq.block import Block, Entry, Epoch, Gap, Reason
+from scidaq.errors import RequestError
+from scidaq.stats import field_of
+
+
+@dataclass(frozen=True, slots=True)
+class RingStats:
+    """What a ring has seen since it was made."""
+
+    stream: str = field_of("1", "Stream id.")
+    blocks: int = field_of("{block}", "Blocks taken in.")
+    rows: int = field_of("{row}", "Rows taken in.")
+    refused_rows: int = field_of("{row}", "Rows refused because the recorder had not released enough.")
+    held_bytes: int = field_of("By", "Bytes that the recorder has not released yet.")
+    history_bytes: int = field_of("By", "Bytes kept behind the recorder for stages and pre-triggers.")
+    capacity_bytes: int = field_of("By", "The most that may be held.")
+    peak_bytes: int = field_of("By", "The most that has been held.")
+    missed_rows: int = field_of("{row}", "Rows that stages with a budget were too late for.")
+
+
+class Ring:
+    """The newest entries of one stream. `offer` never blocks."""
+
+    def __init__(
+        self,
+        stream: str,
+        capacity_bytes: int,
+        history_bytes: int = 0,
+        bell: Callable[[str, int], None] | None = None,
+    ) -> None:
+        """`bell(stream, bytes)` is called in the offering thread after an entry has come in; it must be quick."""
+        self.stream, self.capacity_bytes = stream, capacity_bytes
+        self._history_limit = history_bytes
+        self._bell = bell
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._entries: deque[tuple[Entry, int]] = deque()
+        self._next = 0
+        self._hold: Hold | None = None
+        self._held = self._history = self._peak = 0
+        self._blocks = self._rows = self._refused = self._missed = 0
+        self._closed = False
+
+    def fits(self, block: Block) -> bool:
+        """Whether a block would be taken now; it stays true for the offering thread, since others only make room."""
+        return self._hold is None or not self._held or self._held + block.nbytes <= self.capacity_bytes
+
+    def offer(self, item: Block | Gap | Epoch, delivered: int = 0, duplicates: int = 0) -> bool:
+        """Take an item in; False when a block does not fit. Gaps and epochs always fit."""
+        size = item.nbytes if isinstance(item, Block) else 0
+        with self._lock:
+            if isinstance(item, Block):
+                if not self.fits(item):
+                    self._refused += item.rows
+                    return False
+                self._blocks += 1
+                self._rows += item.rows
+            self._entries.append((Entry(self._next, item, delivered, duplicates), size))
+            self._next += 1
+            if self._hold is not None:
+                self._held += size
+                self._peak = max(self._peak, self._held)
+            else:
+                self._history += size
+                self._trim()
+            self._changed.notify_all()
+        if self._bell is not None:
+            self._bell(self.stream, size)
+        return True
+
+    def _trim(self) -> None:
+        """Drop released entries beyond the history (with the lock held)."""
+        entries, limit = self._entries, self._history_limit
+        released = self._hold.released if self._hold is not None else self._next
+        while entries and entries[0][0].seq < released and self._history > limit:
+            self._history -= entries.popleft()[1]
+        while entries and entries[0][0].seq < released and not entries[0][1] and not limit:
+            entries.popleft()
+
+    def _from(self, seq: int) -> list[tuple[Entry, int]]:
+        """The entries from `seq` on that are still here (with the lock held)."""
+        entries = self._entries
+        if not entries or seq >= self._next:
+            return []
+        skip = max(0, seq - entries[0][0].seq)
+        if skip * 2 <= len(entries):
+            return [entries[i] for i in range(skip, len(entries))] if skip < 64 else list(entries)[skip:]
+        tail = [entries[-i] for i in range(1, len(entries) - skip + 1)]
+        tail.reverse()
+        return tail
+
+    def hold(self) -> Hold:
+        """The one reader that holds the ring back. Raises `RequestError` when there is one."""
+        with self._lock:
+            if self._hold is not None:
+                raise RequestError(f"the ring of {self.stream} is held back by a recorder already")
+            self._hold = Hold(self, self._entries[0][0].seq if self._entries else self._next)
+            self._held, self._history = self._history, 0
+            return self._hold
+
+    def budget(self, budget_bytes: int) -> Budget:
+        """A reader that may lag by at most `budget_bytes`; the ring keeps as much history from now on."""
+        with self._lock:
+            self._history_limit = max(self._history_limit, budget_bytes)
+            return Budget(self, self._next, budget_bytes)
+
+    def latest(self) -> Latest:
+        """A reader that wants only the newest block."""
+        with self._lock:
+            return Latest(self, self._next)
+
+    def close(self) -> None:
+        """No more will be offered; readers that wait return."""
+        with self._lock:
+            self._closed = True
+            self._changed.notify_all()
+
+    def stats(self) -> RingStats:
+        """A snapshot."""
+        with self._lock:
+            return RingStats(
+                self.stream,
+                self._blocks,
+                self._rows,
+                self._refused,
+                self._held,
+                self._history,
+                self.capacity_bytes,
+                self._peak,
+                self._missed,
+            )
+
+
+class Hold:
+    """The recorder's cursor: what it takes stays in the ring until it is released, and can be taken again."""
+
+    def __init__(self, ring: Ring, start: int) -> None:
+        self._ring = ring
+        self._next = start
+        self.released = start
+        """Entries before this one may be dropped."""
+
+    def take(self) -> list[Entry]:
+        """Everything that has come in since the last call, in order; does not wait."""
+        ring = self._ring
+        with ring._lock:
+            out = [entry for entry, _ in ring._from(self._next)]
+            self._next = ring._next
+            return out
+
+    def release(self, seq: int) -> None:
+        """Entries up to and including `seq` are durable (or need not be); callable from any thread."""
+        ring = self._ring
+        with ring._lock:
+            if seq < self.released:
+                return
+            for entry, size in ring._from(self.released):
+                if entry.seq > seq:
+                    break
+                ring._held -= size
+                ring._history += size
+            self.released = seq + 1
+            ring._trim()
+
+    def rewind(self) -> None:
+        """Take again from the first entry that is not released."""
+        with self._ring._lock:
+            self._next = self.released
+
+
+class Budget:
+    """A stage's cursor: bounded in how far it may lag."""
+
+    def __init__(self, ring: Ring, start: int, budget_bytes: int) -> None:
+        self._ring, self._next, self.budget_bytes = ring, start, budget_bytes
+        self._row: dict[int, int] = {}
+
+    def take(self, timeout_s: float = 0.0) -> list[Entry]:
+        """What has come in, waiting up to `timeout_s` for something; oldest first.
+
+        When it lags by more than its budget the oldest blocks are left out and their rows come as a `Gap` of reason
+        *late*, whether or not the ring still had them: being late is decided by the budget alone.
+        """
+        ring = self._ring
+        with ring._lock:
+            if self._next >= ring._next and timeout_s > 0 and not ring._closed:
+                ring._changed.wait(timeout_s)
+            found = ring._from(self._next)
+            dropped = found[0][0].seq - self._next if found else 0
+            self._next = ring._next
+            lag = sum(size for _, size in found)
+            out: list[Entry] = []
+            lost: Gap | None = None
+            for entry, size in found:
+                item = entry.item
+                if isinstance(item, Block) and (lag > self.budget_bytes or dropped):
+                    before = self._row.get(item.epoch, item.first) if dropped else item.first
+                    first, end = min(before, item.first), item.end if lag > self.budget_bytes else item.first
+                    dropped = 0
+                    if end > first:
+                        lost = self._late(lost, item, first, end, out, entry)
+                    if lag > self.budget_bytes:
+                        lag -= size
+                        self._row[item.epoch] = item.end
+                        continue
+                if lost is not None:
+                    out.append(Entry(entry.seq, lost, entry.delivered, entry.duplicates))
+                    lost = None
+                if isinstance(item, Block):
+                    self._row = {item.epoch: item.end}
+                out.append(entry)
+            if lost is not None:
+                out.append(Entry(self._next - 1, lost, 0, 0))
+            return out
+
+    def _late(self, lost: Gap | None, block: Block, first: int, end: int, out: list[Entry], entry: Entry) -> Gap:
+        self._ring._missed += end - first
+        if lost is not None and (lost.epoch, lost.end) == (block.epoch, first):
+            first, start = lost.first, lost.start_ns
+        else:
+            if lost is not None:
+                out.append(Entry(entry.seq, lost, entry.delivered, entry.duplicates))
+            start = block.t0_ns
+        return Gap(block.stream, block.epoch, first, end, Reason.LATE, start, block.last_ns)
+
+
+class Latest:
+    """A viewer's cursor: the newest block, whatever was before."""
+
+    def __init__(self, ring: Ring, start: int) -> None:
+        self._ring, self._next = ring, start
+
+    def take(self, timeout_s: float = 0.0) -> tuple[Block | None, int]:
+        """The newest block since the last call (None when there is none) and how many blocks were skipped for it."""
+        ring = self._ring
+        with ring._lock:
+            if self._next >= ring._next and timeout_s > 0 and not ring._closed:
+                ring._changed.wait(timeout_s)
+            newest, skipped = None, 0
+            for entry, _ in ring._from(self._next):
+                if isinstance(entry.item, Block):
+                    skipped += newest is not None
+                    newest = entry.item
+            self._next = ring._next
+            return newest, skipped

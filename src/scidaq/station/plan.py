@@ -1,0 +1,43 @@
+"""What a station is to be: the result of reading the configuration, free of files and formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scidaq import pipeline, store
+from scidaq.instruments import Driver, SupervisionOptions
+from scidaq.store import Policy
+
+
+@dataclass(frozen=True)
+class InstrumentPlan:
+    """One instrument."""
+
+    id: str
+    make: Callable[[], Driver]
+    """Makes a driver that has not connected yet; called again for each attempt."""
+    driver: str = ""
+    """Name of the driver, for people."""
+    record: Policy | Mapping[str, Policy] = Policy.ALWAYS
+    """When its streams are recorded: one policy for all, or one per stream name (`always` for those not named)."""
+    pre_trigger_s: float = 0.0
+    """With policy `runs`: how much of what came before a run belongs to it."""
+    critical: bool = False
+    supervision: SupervisionOptions = field(default_factory=SupervisionOptions)
+
+    def policy(self, stream: str) -> Policy:
+        """The policy of one of its streams."""
+        return self.record if isinstance(self.record, Policy) else self.record.get(stream, Policy.ALWAYS)
+
+
+@dataclass(frozen=True)
+class StationPlan:
+    """A whole station."""
+
+    data_dir: Path
+    name: str = "station"
+    instruments: tuple[InstrumentPlan, ...] = ()
+    storage: store.Options = field(default_factory=store.Options)
+    pipeline: pipeline.Options = field(default_factory=pipeline.Options)

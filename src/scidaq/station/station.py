@@ -1,0 +1,293 @@
+"""The only wiring room: opens the rooms in order, joins them, closes them in reverse."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import uuid
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import structlog
+
+from scidaq.block import StreamSpec
+from scidaq.catalog import Catalog, FactsLog, register_kind
+from scidaq.clock import STEP_NS, Clock, SystemClock
+from scidaq.errors import RequestError
+from scidaq.instruments import InstrumentStats, Supervision
+from scidaq.pipeline import Door, Intake, IntakeStats, Ring, RingStats
+from scidaq.station.plan import InstrumentPlan, StationPlan
+from scidaq.stats import field_of
+from scidaq.store import (
+    Files,
+    Projector,
+    ProjectorStats,
+    Recorder,
+    RecorderStats,
+    Recovered,
+    Stand,
+    catch_up,
+    known_segments,
+    open_station,
+    recover,
+    system_files,
+)
+
+log = structlog.get_logger(__name__)
+
+STARTED = register_kind("station.started", "The station began to record.")
+STOPPED = register_kind("station.stopped", "The station ended, with everything durable.")
+ARMED = register_kind("instrument.armed", "An instrument delivers: its identity and its streams, when either is new.")
+RUN_STARTED = register_kind("run.started", "A run began: its id, name and metadata.")
+RUN_STOPPED = register_kind("run.stopped", "A run ended.")
+
+CLOCK_WATCH_S = 1.0
+MIN_RING_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StationStats:
+    """The whole station at one moment."""
+
+    name: str = field_of("1", "Name of the station.")
+    uuid: str = field_of("1", "Its identity, given when the data directory was made.")
+    started_ns: int = field_of("ns", "UTC time at which it began to record.")
+    now_ns: int = field_of("ns", "UTC time of this snapshot.")
+    instruments: tuple[InstrumentStats, ...] = field_of("1", "One per instrument.")
+    intakes: tuple[IntakeStats, ...] = field_of("1", "One per stream that was announced.")
+    rings: tuple[RingStats, ...] = field_of("1", "One per stream that was announced.")
+    recorder: RecorderStats = field_of("1", "The recorder.")
+    projector: ProjectorStats = field_of("1", "What the catalog was told.")
+    free_bytes: int = field_of("By", "Free space where the data lies.")
+    clock_steps: int = field_of("1", "Steps of the wall clock that began new epochs.")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A named time window, being recorded."""
+
+    id: str
+    name: str
+    started_ns: int
+
+
+class Station:
+    """One data directory and the process that owns it. A context manager: inside, it records.
+
+    Raises on entry `StationError` and its kin when the data directory cannot be used; instruments that cannot be
+    reached are no error, supervision keeps trying. On exit the instruments go to their safe state, everything is made
+    durable and every segment is sealed.
+    """
+
+    def __init__(self, plan: StationPlan, clock: Clock | None = None, files: Files | None = None) -> None:
+        self.plan = plan
+        self._clock = clock or SystemClock()
+        self._files = files or system_files()
+        self._stack = ExitStack()
+        self._lock = threading.Lock()
+        self._rings: dict[str, Ring] = {}
+        self._doors: dict[str, Door] = {}
+        self._armed: dict[str, Any] = {}
+        self._runs: dict[str, Run] = {}
+        self._stands: dict[str, Stand] = {}
+        self._stop = threading.Event()
+        self._clock_steps = 0
+        self.recovered = Recovered()
+        """What recovery found at the start."""
+
+    # ---- life ----
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _open(self, stack: ExitStack) -> None:
+        """Each room in turn; what was opened is closed in reverse, also when a later one fails."""
+        plan, clock, files = self.plan, self._clock, self._files
+        data_dir = plan.data_dir
+        self._station, lock = open_station(
+            data_dir, files, plan.name, clock.now_ns(), plan.storage.allow_network_filesystem
+        )
+        stack.callback(lock.close)
+        _tune()
+        self._facts = stack.enter_context(FactsLog.open(data_dir / "facts", clock))
+        self._catalog = stack.enter_context(Catalog.open(data_dir, set_aside_damaged=True))
+        self.recovered = self._recover()
+        self._projector = Projector(self._catalog, data_dir, clock)
+        self._projector.start()
+        stack.callback(self._projector.close)
+        self._open_recorder(stack)
+        self._started_ns = clock.now_ns()
+        self._facts.append(STARTED, {"name": self._station.name, "quarantined": len(self.recovered.quarantined)})
+        stack.callback(self._note_end)
+        watch = threading.Thread(target=self._watch_clock, name="clock-watch", daemon=True)
+        watch.start()
+        stack.callback(watch.join)
+        stack.callback(self._stop.set)
+        self._open_instruments(stack)
+
+    def _recover(self) -> Recovered:
+        """Bring the data directory in order and the catalog up to date."""
+        data_dir = self.plan.data_dir
+        self._catalog.project_facts(self._facts)
+        known = known_segments(self._catalog, data_dir)
+        recovered = recover(data_dir, self._files, self._clock, self._station.uuid, known)
+        catch_up(self._catalog, recovered.found, data_dir)
+        if recovered.sealed or recovered.quarantined:
+            log.warning(
+                "the station had not been stopped cleanly",
+                sealed=recovered.sealed,
+                quarantined=[str(p.relative_to(data_dir)) for p in recovered.quarantined],
+            )
+        return recovered
+
+    def _open_recorder(self, stack: ExitStack) -> None:
+        recovered = self.recovered
+        next_journal = max((n for n, _ in recovered.journals), default=-1) + 1
+        self._recorder = Recorder(
+            self.plan.data_dir,
+            self._files,
+            self._clock,
+            self._station.uuid,
+            self.plan.storage,
+            self._projector,
+            next_journal,
+        )
+        for stream, stand in recovered.stands.items():
+            self._recorder.resume(stream, stand)
+        self._recorder.adopt_journals(recovered.journals)
+        self._stands = dict(recovered.stands)
+        self._recorder.start()
+        stack.callback(self._close_recorder)
+
+    def _close_recorder(self) -> None:
+        """After the instruments have stopped: what they delivered last goes to disk."""
+        for door in self._doors.values():
+            door.close()
+        for ring in self._rings.values():
+            ring.close()
+        if not self._recorder.close():
+            log.error("recording could not be ended cleanly; the next start accounts for what is missing")
+
+    def _open_instruments(self, stack: ExitStack) -> None:
+        self._supervision = stack.enter_context(Supervision(self._clock))
+        for one in self.plan.instruments:
+            door = _ArmedDoor(one.id, partial(self._open_intake, one), partial(self._note_armed, one))
+            self._doors[one.id] = door
+            self._supervision.add(one.id, one.make, door, options=one.supervision, driver_name=one.driver)
+
+    def _note_end(self) -> None:
+        self._facts.append(STOPPED, {"name": self._station.name})
+        self._catalog.project_facts(self._facts)
+
+    # ---- streams ----
+
+    def _open_intake(self, instrument: InstrumentPlan, spec: StreamSpec) -> Intake:
+        """The ring, the recorder's reader and the intake of a stream that an instrument announces."""
+        stream = f"{instrument.id}/{spec.name}"
+        pre_trigger_ns = int(instrument.pre_trigger_s * 1e9)
+        ring = Ring(stream, self._ring_bytes(spec, instrument.pre_trigger_s), bell=self._recorder.bell)
+        with self._lock:
+            self._rings = {**self._rings, stream: ring}
+        stand = self._stands.get(stream)
+        intake = Intake(stream, ring, self._clock, stand.resume() if stand else None)
+        self._recorder.add(stream, ring.hold(), instrument.policy(spec.name), pre_trigger_ns)
+        return intake
+
+    def _ring_bytes(self, spec: StreamSpec, pre_trigger_s: float) -> int:
+        """Enough for `ring_seconds` of a uniform stream, within `ring_bytes`; that for an irregular one."""
+        o, rate = self.plan.pipeline, spec.schema.rate
+        if rate is None:
+            return o.ring_bytes
+        seconds = o.ring_seconds + 2 * pre_trigger_s
+        return min(o.ring_bytes, max(MIN_RING_BYTES, int(float(rate) * spec.schema.row_bytes * seconds)))
+
+    def _note_armed(self, instrument: InstrumentPlan, specs: tuple[StreamSpec, ...]) -> None:
+        """Keep what the instrument said of itself, when it is new."""
+        supervisor = self._supervision.instruments.get(instrument.id)
+        identity = supervisor.stats().identity if supervisor is not None else ""
+        said = {"identity": identity, "streams": {s.name: s.schema.as_json() for s in specs}}
+        if self._armed.get(instrument.id) != said:
+            self._armed[instrument.id] = said
+            self._facts.append(ARMED, {"instrument": instrument.id, "driver": instrument.driver, **said})
+
+    # ---- runs ----
+
+    def start_run(self, name: str, metadata: Mapping[str, Any] | None = None) -> Run:
+        """Begin a run: streams of policy `runs` are recorded, from their pre-trigger on. Durable on return."""
+        run = Run(str(uuid.uuid4()), name, self._clock.now_ns())
+        self._facts.append(RUN_STARTED, {"run": run.id, "name": name, "metadata": dict(metadata or {})})
+        with self._lock:
+            self._runs[run.id] = run
+        self._recorder.set_recording(True)
+        return run
+
+    def stop_run(self, run_id: str) -> None:
+        """End a run. Raises `RequestError` when there is none of this id."""
+        with self._lock:
+            run = self._runs.pop(run_id, None)
+            others = bool(self._runs)
+        if run is None:
+            raise RequestError(f"no run {run_id!r} is under way")
+        self._facts.append(RUN_STOPPED, {"run": run.id, "name": run.name})
+        if not others:
+            self._recorder.set_recording(False)
+
+    # ---- watching ----
+
+    def _watch_clock(self) -> None:
+        """Take a new anchor when the wall clock was stepped; every stream then begins a new epoch."""
+        while not self._clock.wait(self._stop, CLOCK_WATCH_S):
+            drift = self._clock.drift_ns()
+            if abs(drift) > STEP_NS:
+                self._clock_steps += 1
+                log.warning("the wall clock was stepped", by_s=drift / 1e9)
+                self._clock.reanchor()
+
+    def stats(self) -> StationStats:
+        """A snapshot, from any thread."""
+        return StationStats(
+            self._station.name,
+            self._station.uuid,
+            self._started_ns,
+            self._clock.now_ns(),
+            self._supervision.stats(),
+            tuple(s for door in self._doors.values() for s in door.stats()),
+            tuple(ring.stats() for ring in self._rings.values()),
+            self._recorder.stats(),
+            self._projector.stats(),
+            self._files.free_space(self.plan.data_dir),
+            self._clock_steps,
+        )
+
+
+class _ArmedDoor(Door):
+    """A door that tells when its instrument has been armed."""
+
+    def __init__(self, instrument: str, open_intake: Any, armed: Any) -> None:
+        super().__init__(instrument, open_intake)
+        self._tell = armed
+
+    def begin(self, specs: Any) -> None:
+        super().begin(specs)
+        self._tell(tuple(specs))
+
+
+def _tune() -> None:
+    """Settings of the process that recording wants: quick thread switches, and as many open files as it may have."""
+    sys.setswitchinterval(0.0005)
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536) if hard > 0 else 65_536, hard))

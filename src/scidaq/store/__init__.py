@@ -1,0 +1,99 @@
+"""Keeping blocks safe: segments, journal, commit, recovery, verification, and the seam to the operating system.
+
+A row is *durable* when its commit has been synced; `Recorder` publishes how far each stream is. Knows nothing of who
+made the blocks. `docs/format/` specifies every byte.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from scidaq.store.directory import StationFile, check_directory, file_system, open_station, read_station
+from scidaq.store.durable import NAME as DURABLE_MAP
+from scidaq.store.durable import Mark, read_marks
+from scidaq.store.files import Buffer, File, Files, PortableFiles, PosixFiles, make_directory, publish, system_files
+from scidaq.store.journal import Record, journal_files, read_journal
+from scidaq.store.options import Options
+from scidaq.store.reading import segment_files, stream_directories
+from scidaq.store.recorder import Projection, Recorder, RecorderStats, SegmentFacts, StreamStats
+from scidaq.store.recovery import Found, Known, Recovered, found_segment, recover
+from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter, decode, scan, whole_segment
+from scidaq.store.track import Policy, Stand
+from scidaq.store.writing import WritingStats
+
+if TYPE_CHECKING:
+    from scidaq.store.projector import Projector, ProjectorStats, catch_up, known_segments
+    from scidaq.store.tables import SegmentRow, epochs, gaps, segments, streams
+
+_OF_THE_CATALOG = {  # these need SQLAlchemy, which takes half a second to import
+    "Projector": "projector",
+    "ProjectorStats": "projector",
+    "catch_up": "projector",
+    "known_segments": "projector",
+    "SegmentRow": "tables",
+    "epochs": "tables",
+    "gaps": "tables",
+    "segments": "tables",
+    "streams": "tables",
+}
+
+__all__ = [
+    "DURABLE_MAP",
+    "Buffer",
+    "Buffers",
+    "Damage",
+    "File",
+    "Files",
+    "Found",
+    "Known",
+    "Mark",
+    "Options",
+    "Policy",
+    "PortableFiles",
+    "PosixFiles",
+    "Projection",
+    "Projector",
+    "ProjectorStats",
+    "Record",
+    "Recorder",
+    "RecorderStats",
+    "Recovered",
+    "Segment",
+    "SegmentFacts",
+    "SegmentName",
+    "SegmentRow",
+    "SegmentWriter",
+    "Stand",
+    "StationFile",
+    "StreamStats",
+    "WritingStats",
+    "catch_up",
+    "check_directory",
+    "decode",
+    "epochs",
+    "file_system",
+    "found_segment",
+    "gaps",
+    "journal_files",
+    "known_segments",
+    "make_directory",
+    "open_station",
+    "publish",
+    "read_journal",
+    "read_marks",
+    "read_station",
+    "recover",
+    "scan",
+    "segment_files",
+    "segments",
+    "stream_directories",
+    "streams",
+    "system_files",
+    "whole_segment",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if (module := _OF_THE_CATALOG.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{module}"), name)

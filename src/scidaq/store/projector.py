@@ -1,0 +1,219 @@
+"""What is kept where, told to the catalog by a thread of its own: recording never waits for a database.
+
+A catalog that cannot be written is caught up at the next start, or when it can be written again: what could not be told
+is kept, newest state per segment.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from scidaq.block import Epoch, Gap
+from scidaq.catalog import Catalog
+from scidaq.clock import Clock
+from scidaq.errors import CatalogError
+from scidaq.stats import field_of
+from scidaq.store.recorder import SegmentFacts
+from scidaq.store.recovery import Found, Known, epoch_of, gaps_of
+from scidaq.store.tables import SegmentRow, epochs, forget_segment, put_epoch, put_gaps, put_segment, segments
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectorStats:
+    """What the catalog was told."""
+
+    transactions: int = field_of("1", "Transactions that were committed.")
+    failures: int = field_of("1", "Transactions that failed and were tried again.")
+    waiting: int = field_of("1", "Facts waiting to be told.")
+
+
+class Projector:
+    """Tells the catalog. Its verbs may be called from any thread and return at once."""
+
+    INTERVAL_S = 0.2
+    RETRY_S = 5.0
+
+    def __init__(self, catalog: Catalog, data_dir: Path, clock: Clock) -> None:
+        self._catalog, self._dir, self._clock = catalog, data_dir, clock
+        self._lock = threading.Lock()
+        self._epochs: list[tuple[Epoch, int]] = []
+        self._segments: dict[str, SegmentRow] = {}
+        self._gaps: list[Gap] = []
+        self._something = threading.Event()
+        self._stop = threading.Event()
+        self._transactions = self._failures = 0
+        self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """Tell what waits, then stop."""
+        self._stop.set()
+        self._something.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def epoch(self, epoch: Epoch, began_ns: int) -> None:
+        """An epoch has begun."""
+        with self._lock:
+            self._epochs.append((epoch, began_ns))
+        self._something.set()
+
+    def segment(self, facts: SegmentFacts) -> None:
+        """A segment has been made, has grown or was sealed."""
+        row = row_of(facts, self._dir)
+        with self._lock:
+            self._segments[row.uuid] = row
+        self._something.set()
+
+    def gaps(self, gaps: Iterable[Gap]) -> None:
+        """Gaps are durable."""
+        with self._lock:
+            self._gaps += gaps
+        self._something.set()
+
+    def stats(self) -> ProjectorStats:
+        """A snapshot."""
+        waiting = len(self._epochs) + len(self._segments) + len(self._gaps)
+        return ProjectorStats(self._transactions, self._failures, waiting)
+
+    def _run(self) -> None:
+        while True:
+            self._something.wait()
+            if not self._stop.is_set():
+                self._clock.wait(self._stop, self.INTERVAL_S)  # several facts make one transaction
+            self._something.clear()
+            if not self._tell():
+                if self._stop.is_set():
+                    return
+                self._clock.wait(self._stop, self.RETRY_S)
+                self._something.set()
+            elif self._stop.is_set():
+                return
+
+    def _tell(self) -> bool:
+        with self._lock:
+            epochs_, self._epochs = self._epochs, []
+            segments_, self._segments = self._segments, {}
+            gaps_, self._gaps = self._gaps, []
+        if not (epochs_ or segments_ or gaps_):
+            return True
+        try:
+            with self._catalog.begin() as conn:
+                for epoch, began_ns in epochs_:
+                    put_epoch(conn, epoch, began_ns)
+                for row in segments_.values():
+                    put_segment(conn, row)
+                if gaps_:
+                    put_gaps(conn, gaps_)
+        except CatalogError as e:
+            if not self._failures:
+                log.error("the catalog cannot be written; it will be caught up", error=str(e))
+            self._failures += 1
+            with self._lock:
+                self._epochs = epochs_ + self._epochs
+                self._segments = segments_ | self._segments
+                self._gaps = gaps_ + self._gaps
+            return False
+        self._transactions += 1
+        return True
+
+
+def row_of(facts: SegmentFacts, data_dir: Path) -> SegmentRow:
+    """A segment as a row of the catalog."""
+    ranges = facts.ranges
+    return SegmentRow(
+        facts.uuid,
+        facts.epoch.stream,
+        facts.epoch.number,
+        ranges[0][0] if ranges else facts.name.first,
+        ranges[-1][1] if ranges else facts.name.first,
+        facts.name.generation,
+        facts.path.relative_to(data_dir).as_posix(),
+        "sealed" if facts.sealed else "hot",
+        facts.rows,
+        facts.gap_rows,
+        facts.first_ns,
+        facts.last_ns,
+        facts.bytes,
+        ranges,
+        facts.ledger,
+        facts.created_ns,
+        facts.sealed_ns,
+    )
+
+
+def row_of_found(found: Found, data_dir: Path) -> SegmentRow:
+    """A segment that recovery looked at, as a row of the catalog."""
+    segment, epoch = found.segment, epoch_of(found)
+    ranges = tuple(found.ranges)
+    return SegmentRow(
+        segment.id,
+        epoch.stream,
+        epoch.number,
+        ranges[0][0] if ranges else found.name.first,
+        ranges[-1][1] if ranges else found.name.first,
+        found.name.generation,
+        found.path.relative_to(data_dir).as_posix(),
+        "sealed" if segment.sealed else "hot",
+        found.ranges.total,
+        sum(g.rows or 0 for g in segment.gaps()),
+        found.first_ns,
+        found.last_ns,
+        found.size,
+        ranges,
+        found.ledger,
+        int(segment.facts.get("created_ns", 0)),
+        found.sealed_ns if segment.sealed else None,
+    )
+
+
+def known_segments(catalog: Catalog, data_dir: Path) -> dict[str, dict[str, Known]]:
+    """What the catalog says of sealed segments whose files are there in full; entries of lost files are dropped."""
+    out: dict[str, dict[str, Known]] = {}
+    gone: list[str] = []
+    with catalog.read() as conn:
+        rows = segments(conn)
+    for row in rows:
+        path = data_dir / row.path
+        try:
+            size = path.stat().st_size
+        except OSError:
+            gone.append(row.uuid)
+            continue
+        if row.state == "sealed" and size == row.bytes:
+            known = Known(row.epoch, row.ranges, row.ledger, row.first_ns, row.last_ns)
+            out.setdefault(row.stream, {})[path.name] = known
+    if gone:
+        log.warning("the catalog names segments whose files are gone", count=len(gone))
+        with catalog.begin() as conn:
+            for uuid in gone:
+                forget_segment(conn, uuid)
+    return out
+
+
+def catch_up(catalog: Catalog, found: Iterable[Found], data_dir: Path) -> None:
+    """Tell the catalog of segments that it did not know, or knew otherwise."""
+    found = list(found)
+    if not found:
+        return
+    with catalog.begin() as conn:
+        known = {(e.epoch.stream, e.epoch.number) for e in epochs(conn)}
+        for one in found:
+            epoch = epoch_of(one)
+            if (epoch.stream, epoch.number) not in known:
+                put_epoch(conn, epoch, int(one.segment.facts.get("created_ns", 0)))
+                known.add((epoch.stream, epoch.number))
+        for one in found:
+            put_segment(conn, row_of_found(one, data_dir))
+            if gaps := gaps_of(one):
+                put_gaps(conn, gaps)

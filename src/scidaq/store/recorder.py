@@ -1,0 +1,976 @@
+"""The recorder: takes blocks out of the rings and makes them durable.
+
+It is split in two so that a slow sync never delays it: this thread looks at each row's place in the book, encodes, and
+decides every `sync_interval_ms` what a commit is; the commit thread writes, syncs and publishes. The ring keeps every
+row until it is durable, so that whatever the disk refuses can be written again elsewhere.
+
+Per interval, a stream with at least 64 KiB goes straight to its segment; what all the others have goes together into one
+commit of the journal, and from there to their segments later, in larger pieces.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from scidaq.block import Block, Entry, Epoch, Gap, Ledger, RangeSet
+from scidaq.clock import Clock
+from scidaq.errors import ConflictingRows, Corrupt
+from scidaq.stats import field_of
+from scidaq.store.durable import NAME as DURABLE_MAP
+from scidaq.store.durable import DurableMap, Mark
+from scidaq.store.files import Files, make_directory, publish
+from scidaq.store.journal import JournalWriter, Record, journal_name
+from scidaq.store.options import Options
+from scidaq.store.reading import rows_on_disk
+from scidaq.store.segment import Buffers, SegmentName, SegmentWriter, whole_segment
+from scidaq.store.track import Book, Moving, Policy, Reader, Snapshot, Stand, Track
+from scidaq.store.writing import Append, Call, CommitThread, Create, Job, Sync, Target, Write, WritingStats
+
+log = structlog.get_logger(__name__)
+
+DIRECT_BYTES = 64 << 10
+"""From this many bytes a commit goes straight to the segment."""
+MOVE_ROWS = 4096
+BATCH_BYTES = 2 << 20
+"""The most that is put into one batch."""
+RETRY_S = 0.5
+TELL_S = 10.0
+"""How often the catalog is told that a segment has grown."""
+_LEFT_OUT_S = 10.0
+_JOURNAL_MAX = 64 << 20
+
+
+class Projection(Protocol):
+    """Who wants to know what is kept where: the catalog, told in order and never waited for."""
+
+    def epoch(self, epoch: Epoch, began_ns: int) -> None:
+        """An epoch has begun."""
+
+    def segment(self, facts: SegmentFacts) -> None:
+        """A segment has been made, has grown or was sealed."""
+
+    def gaps(self, gaps: Iterable[Gap]) -> None:
+        """Gaps are durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFacts:
+    """What the catalog is told of a segment."""
+
+    uuid: str
+    epoch: Epoch
+    name: SegmentName
+    path: Path
+    sealed: bool
+    rows: int
+    gap_rows: int
+    first_ns: int | None
+    last_ns: int | None
+    bytes: int
+    ranges: tuple[tuple[int, int], ...]
+    ledger: Ledger
+    created_ns: int
+    sealed_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStats:
+    """The book of one stream in its present epoch, as recorded."""
+
+    stream: str = field_of("1", "Stream id.")
+    epoch: int = field_of("1", "Number of the epoch, -1 before the first.")
+    rows: int = field_of("{row}", "Rows recorded, durable or on the way.")
+    durable_rows: int = field_of("{row}", "Rows that survive a power cut.")
+    gap_rows: int = field_of("{row}", "Rows in gaps.")
+    duplicates: int = field_of("{row}", "Rows that came more than once.")
+    left_out: int = field_of("{row}", "Rows left out by policy.")
+    delivered: int = field_of("{row}", "Rows that the source sent or says it made.")
+    imbalance: int = field_of("{row}", "Rows that nothing accounts for: anything but 0 is a fault of this program.")
+    durable_index: int = field_of("1", "Rows of the epoch below this index are durable or accounted for durably.")
+    conflicts: int = field_of("{row}", "Repeated rows that differed from those recorded; in quarantine.")
+    failures: int = field_of("1", "Writes or syncs that the system refused for this stream.")
+    last_ns: int = field_of("ns", "UTC time of the newest row, -1 before the first.")
+    bytes: int = field_of("By", "Size of the segments of this epoch since the start.")
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderStats:
+    """The recorder as a whole."""
+
+    streams: tuple[StreamStats, ...] = field_of("1", "One per stream.")
+    writing: WritingStats = field_of("1", "The commit thread.")
+    journal_bytes: int = field_of("By", "Size of the present journal file.")
+    commits: int = field_of("1", "Commits begun.")
+
+
+class Recorder:
+    """Makes the blocks of any number of streams durable. Open it, `add` streams, `start`; `close` drains and seals."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        files: Files,
+        clock: Clock,
+        station: str,
+        options: Options,
+        projection: Projection,
+        journal_number: int = 0,
+    ) -> None:
+        self._dir, self._files, self._clock, self._station, self._options = data_dir, files, clock, station, options
+        self._projection = projection
+        self._tracks: dict[str, Track] = {}
+        self._buffers = Buffers(options.write_buffers, options.write_buffer_bytes)
+        self._commit = CommitThread(files, clock, self._on_failure)
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._ready: deque[str] = deque()
+        self._waiting_bytes = 0
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recorder-encode", daemon=True)
+        self._active: set[str] = set()
+        self._journal: tuple[JournalWriter, Target] | None = None
+        self._journal_number = journal_number
+        self._journal_opened_s = 0.0
+        self._old_journals: list[tuple[int, Path]] = []
+        self._targets: dict[Target, list[Track]] = {}
+        self._map = DurableMap(data_dir / DURABLE_MAP)
+        self._interval_s = options.sync_interval_ms / 1000
+        self._commits = 0
+        self._started = False
+
+    # ---- the door ----
+
+    def add(self, stream: str, reader: Reader, policy: Policy, pre_trigger_ns: int = 0) -> None:
+        """Record a stream; from any thread, at any time."""
+
+        def act() -> None:
+            track = self._tracks.get(stream)
+            if track is None:
+                self._tracks = {**self._tracks, stream: Track(stream, reader, policy, pre_trigger_ns)}
+            else:  # recovery knew it already
+                track.deliver(reader, policy, pre_trigger_ns)
+            self._active.add(stream)
+
+        if self._started:
+            self._inbox.append(act)
+            self._wake.set()
+        else:
+            act()
+
+    def resume(self, stream: str, stand: Stand) -> None:
+        """Go on with what recovery found of a stream (also one that nothing delivers to any more); before `start`."""
+        track = self._tracks[stream] = Track(stream, _Nothing(), Policy.NEVER)
+        track.book, track.generation = stand.book, stand.generation
+        track.durable = stand.book.snapshot(-1)
+        for record in stand.journalled:
+            track.take_over(record.block, record.gaps, record.left_out)
+        if stand.journalled:
+            track.oldest_journal, track.journalled_s = stand.oldest_journal, self._clock.monotonic_s()
+            self._active.add(stream)
+        self._publish(track, track.durable)
+
+    def adopt_journals(self, files: Iterable[tuple[int, Path]]) -> None:
+        """Take charge of journal files of before: they are removed once their rows have moved."""
+        self._old_journals = list(files)
+
+    def start(self) -> None:
+        """Begin; `bell` may be called from now on."""
+        self._started = True
+        self._commit.start()
+        self._thread.start()
+
+    def bell(self, stream: str, size: int) -> None:
+        """Something came into the ring of a stream; from any thread, at once."""
+        self._ready.append(stream)
+        self._waiting_bytes += size  # racy on purpose: it only decides how early to look
+        if self._waiting_bytes >= 4 * DIRECT_BYTES:
+            self._wake.set()
+
+    def set_recording(self, active: bool, streams: Iterable[str] | None = None) -> None:
+        """A run has begun or ended: streams of policy `runs` are recorded from their pre-trigger on, or no longer."""
+        chosen = None if streams is None else set(streams)
+
+        def act() -> None:
+            for track in self._tracks.values():
+                if track.policy is Policy.RUNS and (chosen is None or track.stream in chosen):
+                    self._switch(track, active)
+
+        self._inbox.append(act)
+        self._wake.set()
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Take everything out of the rings, make it durable, move the journal, seal all segments, stop.
+
+        The caller has stopped whoever offers. False when the disk kept it from ending within `timeout_s`; what was not
+        durable by then is in a gap of reason *restart* at the next start.
+        """
+        if not self._started:
+            self._map.close()
+            return True
+        deadline = None if timeout_s is None else self._clock.monotonic_s() + timeout_s
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+        left = None if deadline is None else max(0.0, deadline - self._clock.monotonic_s())
+        done = not self._thread.is_alive() and self._commit.close(left)
+        if done:
+            self._map.close()
+        return done
+
+    def stats(self) -> RecorderStats:
+        """A snapshot, from any thread."""
+        journal = self._journal
+        return RecorderStats(
+            tuple(self._stats(t) for t in list(self._tracks.values())),
+            self._commit.stats(),
+            journal[0].at if journal else 0,
+            self._commits,
+        )
+
+    def _stats(self, track: Track) -> StreamStats:
+        book, durable = track.book, track.durable
+        if book is None:
+            return StreamStats(track.stream, -1, 0, 0, 0, 0, 0, 0, 0, 0, track.conflicts, track.failures, -1, 0)
+        durable_ledger = durable.ledger() if durable is not None and durable.book is book else Ledger()
+        now = book.snapshot(track.seq).ledger()
+        return StreamStats(
+            track.stream,
+            book.epoch.number,
+            now.recorded,
+            durable_ledger.recorded,
+            durable_ledger.gaps,
+            durable_ledger.duplicates,
+            durable_ledger.left_out,
+            durable_ledger.delivered,
+            durable_ledger.imbalance,
+            durable.high if durable is not None and durable.book is book else 0,
+            track.conflicts,
+            track.failures,
+            book.last_ns,
+            track.segment_bytes + (track.writer.at if track.writer else 0),
+        )
+
+    # ---- the loop ----
+
+    def _run(self) -> None:
+        next_tick = self._clock.monotonic_s() + self._interval_s
+        while True:
+            try:
+                left = next_tick - self._clock.monotonic_s()
+                if left > 0 and not self._stop.is_set():
+                    self._wake.wait(left)
+                self._wake.clear()
+                self._waiting_bytes = 0
+                while self._inbox:
+                    self._inbox.popleft()()
+                if self._stop.is_set():
+                    self._drain()
+                    return
+                due = self._clock.monotonic_s() >= next_tick
+                self._pull_ready(all_of_them=due)
+                if due:
+                    next_tick += self._interval_s
+                    now = self._clock.monotonic_s()
+                    if next_tick < now:  # late: do not run after the ticks that were missed
+                        next_tick = now + self._interval_s
+                    self._tick()
+            except Exception:  # one stream's fault must not end the recording of all
+                log.exception("recorder failed unexpectedly; it goes on")
+                self._stop.wait(0.1)
+
+    def _pull_ready(self, all_of_them: bool) -> None:
+        """Look at what has come in; between ticks only at streams with much to encode."""
+        seen: set[str] = set()
+        for _ in range(len(self._ready)):
+            seen.add(self._ready.popleft())
+        for stream in seen:
+            track = self._tracks.get(stream)
+            if track is not None:
+                self._active.add(stream)
+                self._pull(track)
+        if all_of_them:
+            for stream in self._active - seen:
+                self._pull(self._tracks[stream])
+
+    def _pull(self, track: Track) -> None:
+        if track.blocked_until_s and self._clock.monotonic_s() < track.blocked_until_s:
+            return
+        track.blocked_until_s = 0.0
+        track.backlog.extend(track.reader.take())
+        backlog = track.backlog
+        while backlog:
+            entry = backlog[0]
+            if isinstance(entry.item, Epoch) and not self._begin_epoch(track, entry.item):
+                return  # the old epoch cannot be finished yet
+            backlog.popleft()
+            self._take(track, entry)
+            if track.pending_bytes >= DIRECT_BYTES and not self._encode(track):
+                return
+
+    # ---- looking at rows ----
+
+    def _begin_epoch(self, track: Track, epoch: Epoch) -> bool:
+        """Finish the epoch before; False while that has to wait."""
+        book = track.book
+        if book is None or book.epoch.number == epoch.number:
+            return True
+        self._let_all_go(track)
+        return self._finish(track)
+
+    def _take(self, track: Track, entry: Entry) -> None:
+        item = entry.item
+        track.seq = entry.seq
+        if isinstance(item, Epoch):
+            self._open_book(track, item)
+        elif isinstance(item, Gap) and not track.held:
+            self._note_gap(track, item, entry)
+        elif isinstance(item, Block) and track.recording:
+            self._record(track, item, entry)
+        elif track.held or (track.policy is Policy.RUNS and track.pre_trigger_ns):
+            self._hold(track, entry)
+        else:
+            self._leave_out(track, entry)
+
+    @staticmethod
+    def _door(book: Book, entry: Entry) -> None:
+        book.delivered = max(book.delivered, entry.delivered)
+        book.at_door = entry.duplicates
+
+    def _open_book(self, track: Track, epoch: Epoch) -> None:
+        if track.book is not None and track.book.epoch.number == epoch.number:
+            return
+        track.book = Book(epoch)
+        track.generation, track.segment_bytes = 0, 0
+        self._projection.epoch(epoch, self._clock.now_ns())
+
+    def _record(self, track: Track, block: Block, entry: Entry) -> None:
+        book = track.book
+        if book is None:
+            return
+        fresh = book.recorded.missing(block.first, block.end)
+        if book.left_out and fresh:
+            fresh = [piece for a, b in fresh for piece in book.left_out.missing(a, b)]
+        if fresh != [(block.first, block.end)]:
+            self._repeated(track, book, block, fresh)
+        for first, end in fresh:
+            piece = block.slice(first, end)
+            track.mark(entry.seq, book.recorded, first, end)
+            track.pending.append(piece)
+            track.pending_bytes += piece.nbytes
+            track.unsynced.append((entry.seq, piece))
+        if book.first_ns < 0:
+            book.first_ns = block.t0_ns
+        if block.end > book.high:
+            book.high = block.end
+        if block.end - 1 > book.last_row:
+            book.last_row, book.last_ns = block.end - 1, block.last_ns
+        self._door(book, entry)
+
+    def _repeated(self, track: Track, book: Book, block: Block, fresh: list[tuple[int, int]]) -> None:
+        """Count rows that are there already; those with other content are set aside, never chosen."""
+        new = RangeSet(fresh)
+        for first, end in new.missing(block.first, block.end):
+            book.duplicates += end - first
+            ours = block.slice(first, end)
+            for theirs in self._recorded_rows(track, book, first, end):
+                a, b = max(first, theirs.first), min(end, theirs.end)
+                if a < b and not ours.slice(a, b).same_rows(theirs.slice(a, b)):
+                    self._conflict(track, book, ours.slice(a, b))
+
+    def _recorded_rows(self, track: Track, book: Book, first: int, end: int) -> Iterator[Block]:
+        recent = [b for _, b in track.unsynced] + track.journalled + (track.moving.blocks if track.moving else [])
+        found = RangeSet()
+        for block in recent:
+            if block.epoch == book.epoch.number and block.first < end and first < block.end:
+                found.add(block.first, block.end)
+                yield block
+        if found.missing(first, end):
+            with suppress(Corrupt, OSError):
+                directory = self._dir / "streams" / track.stream
+                yield from rows_on_disk(self._files, directory, book.epoch.number, first, end)
+
+    def _conflict(self, track: Track, book: Book, block: Block) -> None:
+        track.conflicts += block.rows
+        if track.conflicts == block.rows:
+            error = ConflictingRows(f"{track.stream} epoch {block.epoch}: rows [{block.first}, {block.end}) came again")
+            log.error("rows came again with other content", stream=track.stream, error=str(error))
+        content, id = whole_segment(book.epoch, [block], self._station, self._clock.now_ns())
+        path = self._dir / "quarantine" / f"{track.stream.replace('/', '.')}-conflict-{id}.arrows"
+        self._put(Call(Target(path, False), partial(publish, self._files, path, content)))
+
+    def _hold(self, track: Track, entry: Entry) -> None:
+        """Keep a block for the pre-trigger; leave out those that have become too old for it."""
+        track.held.append(entry)
+        newest = entry.item
+        while track.held:
+            oldest = track.held[0].item
+            if isinstance(oldest, Block) and isinstance(newest, Block):
+                if newest.last_ns - oldest.last_ns <= track.pre_trigger_ns:
+                    break
+            elif isinstance(newest, Gap):
+                break
+            self._let_go(track, track.held.popleft())
+
+    def _let_go(self, track: Track, entry: Entry) -> None:
+        """What was held is wanted by no run."""
+        if isinstance(entry.item, Gap):
+            self._note_gap(track, entry.item, entry)
+        else:
+            self._leave_out(track, entry)
+
+    def _let_all_go(self, track: Track) -> None:
+        while track.held:
+            self._let_go(track, track.held.popleft())
+
+    def _note_gap(self, track: Track, gap: Gap, entry: Entry) -> None:
+        track.gaps.append(gap)
+        if track.book is not None:
+            track.book.high = max(track.book.high, gap.end)
+            self._door(track.book, entry)
+
+    def _leave_out(self, track: Track, entry: Entry) -> None:
+        """Count a block as left out by policy."""
+        block, book = entry.item, track.book
+        if not isinstance(block, Block) or book is None:
+            return
+        fresh = book.recorded.missing(block.first, block.end)
+        fresh = [piece for a, b in fresh for piece in book.left_out.missing(a, b)]
+        book.duplicates += block.rows - sum(b - a for a, b in fresh)
+        for first, end in fresh:
+            track.mark(entry.seq, book.left_out, first, end)
+            if track.new_left_out and track.new_left_out[-1][1] == first:
+                track.new_left_out[-1] = (track.new_left_out[-1][0], end)
+            else:
+                track.new_left_out.append((first, end))
+        book.high = max(book.high, block.end)
+        self._door(book, entry)
+
+    def _switch(self, track: Track, active: bool) -> None:
+        track.recording = active
+        if active:
+            while track.held:
+                entry = track.held.popleft()
+                if isinstance(entry.item, Block):
+                    self._record(track, entry.item, entry)
+                elif isinstance(entry.item, Gap):
+                    self._note_gap(track, entry.item, entry)
+        self._active.add(track.stream)
+
+    # ---- encoding ----
+
+    def _encode(self, track: Track) -> bool:
+        """Put what waits into the segment's buffers; False while that has to wait for the disk."""
+        if track.lane == "journal" and track.in_flight:
+            return False
+        writer = self._writer(track, direct=True)
+        if writer is None:
+            return False
+        if track.on_journal and not self._encode_moved(track, writer):
+            return False
+        pending = track.pending
+        while pending:
+            piece = self._next_piece(track)
+            gaps = self._gaps_before(track, piece.end)
+            if not writer.append(piece, gaps):
+                self._hand_over(track)
+                pending.appendleft(piece)
+                track.gaps = gaps + track.gaps
+                return False
+            track.lane = "segment"
+            track.pending_bytes -= piece.nbytes
+            self._hand_over(track)
+        track.pending_bytes = 0
+        return True
+
+    def _next_piece(self, track: Track) -> Block:
+        """The next batch: blocks that follow one another joined, one that is too large cut."""
+        pending = track.pending
+        head = pending.popleft()
+        limit = min(BATCH_BYTES, self._buffers.size // 2)
+        if head.nbytes > limit and head.rows > 1:
+            rows = max(1, int(head.rows * limit / head.nbytes))
+            if rows < head.rows:
+                head, rest = head.split(head.first + rows)
+                pending.appendleft(rest)
+            return head
+        parts, size = [head], head.nbytes
+        while pending and size < DIRECT_BYTES and pending[0].follows(parts[-1]):
+            size += pending[0].nbytes
+            parts.append(pending.popleft())
+        return Block.join(parts)
+
+    @staticmethod
+    def _gaps_before(track: Track, end: int) -> list[Gap]:
+        """The gap records to be written with a batch that ends at row `end`."""
+        if not track.gaps:
+            return []
+        now = [g for g in track.gaps if g.first <= end]
+        track.gaps = [g for g in track.gaps if g.first > end]
+        return now
+
+    def _writer(self, track: Track, direct: bool) -> SegmentWriter | None:
+        """The segment that a track writes to, made when there is none."""
+        if track.writer is not None:
+            return track.writer
+        book = track.book
+        if book is None:
+            return None
+        oldest = track.journalled[0] if track.journalled else track.pending[0] if track.pending else None
+        name = SegmentName(book.epoch.number, oldest.first if oldest is not None else book.high, track.generation)
+        directory = self._dir / "streams" / track.stream
+        while (directory / str(name)).exists():
+            name = name._replace(generation=name.generation + 1)
+        created_ns = self._clock.now_ns()
+        writer = SegmentWriter(book.epoch, name, self._station, created_ns, self._buffers)
+        target = Target(directory / str(name), direct and self._options.direct_io != "never")
+        make = partial(make_directory, self._files, directory)
+        self._targets[target] = [track]
+        track.writer, track.target, track.opened_s = writer, target, self._clock.monotonic_s()
+        self._put(Call(target, make))
+        self._put(Create(target, writer.head))
+        return writer
+
+    def _hand_over(self, track: Track) -> None:
+        """Give full buffers to the commit thread."""
+        writer, target = track.writer, track.target
+        if writer is not None and target is not None and writer.chunks:
+            chunks = list(writer.chunks)
+            writer.chunks.clear()
+            self._put(Write(target, chunks, self._buffers))
+
+    def _put(self, job: Job) -> None:
+        self._commit.put(job)
+
+    # ---- commits ----
+
+    def _tick(self) -> None:
+        """Begin a commit of everything that waits."""
+        records: list[tuple[Track, list[Record], Snapshot]] = []
+        idle: list[str] = []
+        moves = max(4, int(2 * len(self._tracks) * self._interval_s / self._options.journal_move_s) + 1)
+        now = self._clock.monotonic_s()
+        for stream in sorted(self._active):
+            track = self._tracks[stream]
+            if track.blocked_until_s:
+                continue
+            if (track.writer is not None and track.writer.dirty) or track.pending_bytes >= DIRECT_BYTES:
+                self._commit_segment(track)
+            elif track.lane == "segment":
+                continue  # until that is durable
+            elif self._wants_journal(track, now):
+                records.append(self._journal_records(track))
+            elif moves and track.on_journal and self._due(track, now):
+                moves -= self._move(track)
+            elif self._is_idle(track):
+                idle.append(stream)
+            self._release_settled(track)
+        if records:
+            self._commit_journal(records)
+        self._roll_journal(now)
+        self._active.difference_update(idle)
+
+    @staticmethod
+    def _is_idle(track: Track) -> bool:
+        return not (
+            track.pending
+            or track.backlog
+            or track.gaps
+            or track.new_left_out
+            or track.on_journal
+            or track.moving
+            or track.in_flight
+            or track.held
+        )
+
+    def _release_settled(self, track: Track) -> None:
+        """Rows that policy leaves out need not wait for a sync."""
+        if track.in_flight or track.pending or track.gaps or track.lane or track.book is None or track.unsynced:
+            return
+        seq = track.held[0].seq - 1 if track.held else track.seq
+        if seq > track.committed_seq:
+            snapshot = track.book.snapshot(seq)
+            track.committed_seq = seq
+            track.settle(snapshot)
+            self._publish(track, snapshot)
+            track.reader.release(seq)
+
+    def _wants_journal(self, track: Track, now: float) -> bool:
+        if track.pending or track.gaps:
+            return True
+        return bool(track.new_left_out) and now - track.left_out_s >= _LEFT_OUT_S
+
+    def _snapshot(self, track: Track) -> Snapshot:
+        if track.book is None:
+            raise RuntimeError(f"{track.stream} has no epoch")
+        seq = min(track.seq, track.held[0].seq - 1) if track.held else track.seq
+        track.committed_seq = seq
+        track.commits += 1
+        self._commits += 1
+        return track.book.snapshot(seq)
+
+    def _commit_segment(self, track: Track, seal: bool = False) -> bool:
+        """End a commit in the segment: the book, the padding, the sync. Seals the segment when it is full."""
+        if track.pending and not self._encode(track):
+            return False
+        writer, target = track.writer, track.target
+        if writer is None or target is None:
+            return False
+        if track.on_journal and not self._encode_moved(track, writer):
+            return False
+        snapshot = self._snapshot(track)
+        gaps, track.gaps = track.gaps, []
+        left_out, track.new_left_out = track.new_left_out, []
+        track.left_out_s = self._clock.monotonic_s()
+        seal = seal or self._full(track, writer)
+        book = (snapshot.high, snapshot.ledger(), left_out)
+        done = writer.seal(*book, gaps, "writer", self._clock.now_ns()) if seal else writer.commit(*book, gaps)
+        if not done:
+            raise RuntimeError("a commit found no room")
+        self._hand_over(track)
+        track.lane = "segment"
+        track.in_flight += 1
+        if track.moving is not None:
+            track.moving.committed = True
+        facts = self._facts(track, writer, target, snapshot, seal)
+        end = writer.at
+        self._put(
+            Sync(
+                target,
+                partial(self._synced, track, target, writer, snapshot, facts, gaps, end),
+                close=seal or not target.direct,
+            )
+        )
+        if seal:
+            track.segment_bytes += writer.at
+            track.writer, track.target = None, None
+        return True
+
+    def _full(self, track: Track, writer: SegmentWriter) -> bool:
+        o, age = self._options, self._clock.monotonic_s() - track.opened_s
+        return writer.at >= o.segment_bytes or age >= 86_400 or (age >= o.segment_age_s and writer.at >= 1 << 20)
+
+    def _facts(
+        self, track: Track, writer: SegmentWriter, target: Target, snapshot: Snapshot, sealed: bool
+    ) -> SegmentFacts | None:
+        """What the catalog is told; None when it is not worth it this time."""
+        now = self._clock.monotonic_s()
+        if not sealed and writer.synced and track.moving is None and now - track.told_s < TELL_S:
+            return None
+        track.told_s = now
+        t = writer.totals
+        return SegmentFacts(
+            writer.id,
+            writer.epoch,
+            writer.name,
+            target.path,
+            sealed,
+            t.rows,
+            t.gap_rows,
+            t.first_ns,
+            t.last_ns,
+            writer.at,
+            tuple(t.ranges),
+            snapshot.ledger(),
+            writer.created_ns,
+            self._clock.now_ns() if sealed else None,
+        )
+
+    def _synced(
+        self,
+        track: Track,
+        target: Target,
+        writer: SegmentWriter,
+        snapshot: Snapshot,
+        facts: SegmentFacts | None,
+        gaps: list[Gap],
+        end: int,
+    ) -> None:
+        """A commit to a segment is durable (called in the commit thread)."""
+        self._publish(track, snapshot)
+        track.reader.release(snapshot.seq)
+        if facts is not None:
+            self._projection.segment(facts)
+        if gaps:
+            self._projection.gaps(gaps)
+        self._inbox.append(partial(self._settled, track, snapshot, target, writer, end))
+
+    def _settled(self, track: Track, snapshot: Snapshot, target: Target, writer: SegmentWriter, end: int) -> None:
+        if target.failed:
+            return
+        writer.synced = end
+        track.failures = 0
+        track.in_flight -= 1
+        track.settle(snapshot)
+        track.moving = None
+        if not track.in_flight and (track.writer is None or not track.writer.dirty):
+            track.lane = ""
+        if track.writer is not writer:
+            self._targets.pop(target, None)
+
+    def _publish(self, track: Track, snapshot: Snapshot | None) -> None:
+        """Say how far a stream is durable; only the commit thread does so once recording has started."""
+        if snapshot is None:
+            return
+        book, ledger = snapshot.book, snapshot.ledger()
+        self._map.put(
+            Mark(
+                track.stream,
+                book.epoch.number,
+                snapshot.high,
+                book.recorded.total,
+                ledger.recorded,
+                ledger.gaps,
+                snapshot.first_ns,
+                snapshot.last_ns,
+                track.segment_bytes + (track.writer.at if track.writer else 0),
+            )
+        )
+
+    # ---- the journal ----
+
+    def _journal_records(self, track: Track) -> tuple[Track, list[Record], Snapshot]:
+        """What a stream puts into the next commit of the journal: its blocks joined, its gaps, its book."""
+        snapshot = self._snapshot(track)
+        epoch, high, ledger = snapshot.book.epoch, snapshot.high, snapshot.ledger()
+        blocks: list[Block | None] = []
+        while track.pending:
+            parts = [track.pending.popleft()]
+            while track.pending and track.pending[0].follows(parts[-1]):
+                parts.append(track.pending.popleft())
+            blocks.append(Block.join(parts))
+        track.pending_bytes = 0
+        gaps, track.gaps = tuple(track.gaps), []
+        left_out, track.new_left_out = tuple(track.new_left_out), []
+        track.left_out_s = self._clock.monotonic_s()
+        track.lane = "journal"
+        track.in_flight += 1
+        first, *others = blocks or [None]
+        records = [
+            Record(epoch, first, high, ledger, gaps, left_out),
+            *(Record(epoch, b, high, ledger) for b in others),
+        ]
+        return track, records, snapshot
+
+    def _commit_journal(self, commits: list[tuple[Track, list[Record], Snapshot]]) -> None:
+        """One batch, one write, one sync for all slow streams."""
+        journal, target = self._open_journal()
+        self._targets[target] += [track for track, _, _ in commits]
+        self._put(Append(target, journal.encode([r for _, records, _ in commits for r in records])))
+        self._put(Sync(target, partial(self._journalled, target, journal.number, commits)))
+
+    def _journalled(self, target: Target, number: int, commits: list[tuple[Track, list[Record], Snapshot]]) -> None:
+        """A commit of the journal is durable (called in the commit thread)."""
+        for track, records, snapshot in commits:
+            self._publish(track, snapshot)
+            track.reader.release(snapshot.seq)
+            gaps = [g for r in records for g in r.gaps]
+            if gaps:
+                self._projection.gaps(gaps)
+        self._inbox.append(partial(self._journal_settled, target, number, commits))
+
+    def _journal_settled(
+        self, target: Target, number: int, commits: list[tuple[Track, list[Record], Snapshot]]
+    ) -> None:
+        if target.failed:
+            return
+        now = self._clock.monotonic_s()
+        for track, records, snapshot in commits:
+            track.failures = 0
+            track.in_flight -= 1
+            track.settle(snapshot)
+            if not track.on_journal:
+                track.journalled_s = now
+            for record in records:
+                track.take_over(record.block, record.gaps, record.left_out)
+            if track.oldest_journal is None:
+                track.oldest_journal = number
+            if not track.in_flight:
+                track.lane = ""
+        self._targets[target] = []
+
+    def _open_journal(self) -> tuple[JournalWriter, Target]:
+        """The present journal file, made when there is none."""
+        if self._journal is not None:
+            return self._journal
+        journal = JournalWriter(self._journal_number, self._station, self._clock.now_ns())
+        target = Target(self._dir / "journal" / journal_name(self._journal_number), direct=False)
+        self._journal_number += 1
+        self._journal = journal, target
+        self._journal_opened_s = self._clock.monotonic_s()
+        self._targets[target] = []
+        self._put(Create(target, journal.head))
+        return self._journal
+
+    def _close_journal(self) -> None:
+        """The next commit begins a new journal file; the present one is removed when its rows have moved."""
+        if self._journal is not None:
+            journal, target = self._journal
+            self._old_journals.append((journal.number, target.path))
+            self._put(Sync(target, _nothing, close=True))
+            self._journal = None
+
+    def _roll_journal(self, now: float) -> None:
+        """Begin a new journal file in time, and remove old ones whose rows have all moved."""
+        if self._journal is not None:
+            size, empty = self._journal[0].at, len(self._journal[0].head)
+            old = now - self._journal_opened_s >= self._options.journal_move_s
+            if (old and size > empty) or size >= _JOURNAL_MAX:
+                self._close_journal()
+        if self._old_journals:
+            needed = min(
+                (n for n in (t.journal_needed() for t in self._tracks.values()) if n is not None),
+                default=self._journal_number,
+            )
+            in_flight = any(t.lane == "journal" and t.in_flight for t in self._tracks.values())
+            for number, path in list(self._old_journals):
+                if number < needed and not in_flight:
+                    self._put(Call(Target(path, False), partial(self._retire_journal, path)))
+                    self._old_journals.remove((number, path))
+
+    def _retire_journal(self, path: Path) -> None:
+        self._files.remove(path)
+        self._files.sync_dir(path.parent)
+
+    def _due(self, track: Track, now: float) -> bool:
+        if track.in_flight or track.moving is not None:
+            return False
+        rows = sum(b.rows for b in track.journalled)
+        return (
+            rows >= MOVE_ROWS
+            or track.journal_bytes >= 4 * DIRECT_BYTES
+            or now - track.journalled_s >= self._options.journal_move_s
+        )
+
+    def _move(self, track: Track) -> bool:
+        """Move what is in the journal to the segment, in a commit of its own."""
+        if self._writer(track, direct=False) is None:
+            return False
+        return self._commit_segment(track)
+
+    def _encode_moved(self, track: Track, writer: SegmentWriter) -> bool:
+        """Encode what is durable in the journal; False while that has to wait (it goes on where it was)."""
+        moving = track.moving
+        if moving is not None and moving.committed:
+            return False
+        if moving is None:
+            moving = track.moving = Moving(track.oldest_journal)
+            track.oldest_journal = None
+        blocks = track.journalled
+        while blocks:
+            count, size = 1, blocks[0].nbytes
+            while count < len(blocks) and size < BATCH_BYTES // 2 and blocks[count].follows(blocks[count - 1]):
+                size += blocks[count].nbytes
+                count += 1
+            if not writer.append(Block.join(blocks[:count])):
+                return False
+            track.lane = "segment"
+            moving.blocks += blocks[:count]
+            del blocks[:count]
+        moving.gaps, moving.left_out = track.journal_gaps, track.journal_left_out
+        track.gaps = moving.gaps + track.gaps
+        track.new_left_out = moving.left_out + track.new_left_out
+        track.journal_gaps, track.journal_left_out, track.journal_bytes = [], [], 0
+        return True
+
+    # ---- the end of an epoch, and of recording ----
+
+    def _finish(self, track: Track) -> bool:
+        """Write everything of the present epoch to its segment and seal it; False while that has to wait."""
+        if track.in_flight and track.lane == "journal":
+            return False
+        if track.moving is not None and track.moving.committed:
+            return False
+        something = track.pending or track.on_journal or track.gaps or track.new_left_out
+        if track.writer is None and not something:
+            return True
+        if self._writer(track, direct=track.pending_bytes >= DIRECT_BYTES) is None:
+            return False
+        return self._commit_segment(track, seal=True)
+
+    def _drain(self) -> None:
+        """Bring everything to an end; runs in the encoding thread until nothing is left or the disk refuses for good."""
+        self._ready.clear()
+        for track in self._tracks.values():
+            self._active.add(track.stream)
+        attempts = 0
+        while True:
+            while self._inbox:
+                self._inbox.popleft()()
+            busy = False
+            for track in self._tracks.values():
+                track.blocked_until_s = 0.0
+                self._pull(track)
+                if not track.backlog:
+                    self._let_all_go(track)
+                if track.backlog or not self._finish(track) or track.in_flight:
+                    busy = True
+                else:
+                    self._release_settled(track)
+            if not busy:
+                break
+            attempts += any(t.failures > 5 for t in self._tracks.values())
+            if attempts > 200:
+                log.error("the disk refuses; what is not durable is left to the next start")
+                break
+            self._wake.wait(0.005)
+            self._wake.clear()
+        self._close_journal()
+        self._roll_journal(self._clock.monotonic_s())
+
+    # ---- failures ----
+
+    def _on_failure(self, target: Target, error: OSError) -> None:
+        """The disk refused something (called in the commit thread)."""
+        self._inbox.append(partial(self._recover, target, error))
+        self._wake.set()
+
+    def _recover(self, target: Target, error: OSError) -> None:
+        """Go back to what is durable and write the rest elsewhere: a new segment, a new journal file."""
+        if self._journal is not None and self._journal[1] is target:
+            self._old_journals.append((self._journal[0].number, target.path))
+            self._journal = None
+        for track in dict.fromkeys(self._targets.pop(target, [])):
+            if not track.failures:
+                log.error("write refused", stream=track.stream, path=str(target.path), error=str(error))
+            track.failures += 1
+            track.in_flight, track.lane = 0, ""
+            if track.writer is not None and (target is track.target or track.writer.at != track.writer.synced):
+                self._abandon_segment(track)
+            track.roll_back()
+            track.blocked_until_s = self._clock.monotonic_s() + min(RETRY_S * track.failures, 5.0)
+            self._active.add(track.stream)
+
+    def _abandon_segment(self, track: Track) -> None:
+        """Write to another file from now on; the present one keeps what is intact in it."""
+        if track.writer is not None and track.target is not None:
+            track.writer.abandon()
+            track.target.failed = True
+            self._targets.pop(track.target, None)
+            track.writer, track.target = None, None
+            track.generation += 1
+
+
+class _Nothing:
+    """The ring of a stream that nothing delivers to any more."""
+
+    def take(self) -> list[Entry]:
+        return []
+
+    def release(self, seq: int) -> None:
+        pass
+
+    def rewind(self) -> None:
+        pass
+
+
+def _nothing() -> None:
+    pass

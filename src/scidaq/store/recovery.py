@@ -1,0 +1,370 @@
+"""Recovery: what a station does with its data directory before it records again.
+
+It looks only at what the catalog does not know to be sealed. Of each such segment the intact prefix is kept and sealed;
+what lies behind it goes to `quarantine/` with a report. Journal files are cut likewise, and their rows that are in no
+segment yet are handed to the recorder to be moved. Nothing is ever deleted here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import orjson
+import structlog
+
+from scidaq.block import Block, Epoch, Gap, Ledger, RangeSet
+from scidaq.clock import Clock
+from scidaq.errors import Corrupt
+from scidaq.store import wire
+from scidaq.store.files import PAGE, Files, make_directory, publish
+from scidaq.store.journal import Record, intact_prefix, journal_files, read_journal
+from scidaq.store.reading import segment_files, stream_directories
+from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter
+from scidaq.store.track import Book, Stand
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Known:
+    """What the catalog says of a sealed segment, so that recovery need not open it."""
+
+    epoch: int
+    ranges: tuple[tuple[int, int], ...]
+    ledger: Ledger
+    first_ns: int | None
+    last_ns: int | None
+
+
+@dataclass(slots=True)
+class Found:
+    """A segment that the catalog did not know, or knew otherwise."""
+
+    segment: Segment
+    path: Path
+    size: int
+    name: SegmentName
+    ledger: Ledger
+    ranges: RangeSet
+    first_ns: int | None
+    last_ns: int | None
+    sealed_ns: int
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What recovery found and did."""
+
+    stands: dict[str, Stand] = field(default_factory=dict)
+    found: list[Found] = field(default_factory=list)
+    """Segments that the catalog has to be told of."""
+    journals: list[tuple[int, Path]] = field(default_factory=list)
+    quarantined: list[Path] = field(default_factory=list)
+    sealed: int = 0
+    """Segments that were found open and sealed."""
+
+
+def quarantine(
+    files: Files, data_dir: Path, path: Path, at: int, content: memoryview, reason: str, now_ns: int
+) -> Path:
+    """Put aside what cannot be trusted, with a report beside it; returns the path of the copy. Durable on return."""
+    directory = data_dir / "quarantine"
+    make_directory(files, directory)
+    relative = path.relative_to(data_dir).as_posix().replace("/", ".")
+    n = 0
+    while (copy := directory / f"{relative}.{at}.{n}").exists():
+        n += 1
+    publish(files, copy, bytes(content))
+    report = {"file": path.relative_to(data_dir).as_posix(), "offset": at, "bytes": len(content), "reason": reason}
+    publish(files, copy.with_name(copy.name + ".json"), orjson.dumps(report | {"t_ns": now_ns}))
+    return copy
+
+
+def recover(data_dir: Path, files: Files, clock: Clock, station: str, known: dict[str, dict[str, Known]]) -> Recovered:
+    """Bring a data directory in order. `known`: per stream the sealed segments of the catalog, by file name.
+
+    May be interrupted at any moment and done again. Raises `OSError` when the disk refuses.
+    """
+    out = Recovered()
+    _remove_temporary(files, data_dir)
+    for stream, directory in stream_directories(data_dir):
+        sealed = known.get(stream, {})
+        segments: list[tuple[SegmentName, Known | Found]] = []
+        for name, path in segment_files(directory):
+            if (row := sealed.get(path.name)) is not None:
+                segments.append((name, row))
+                continue
+            found = _recover_segment(data_dir, files, clock, station, path, out)
+            if found is not None:
+                out.found.append(found)
+                segments.append((name, found))
+        stand = _stand(files, directory, segments)
+        if stand is not None:
+            out.stands[stream] = stand
+    _recover_journals(data_dir, files, clock, out)
+    return out
+
+
+def _remove_temporary(files: Files, data_dir: Path) -> None:
+    """Files whose creation was interrupted were never part of the store."""
+    for path in data_dir.rglob(".*.tmp"):
+        files.remove(path)
+
+
+# ---- segments -------------------------------------------------------------------------------------------------------
+
+
+def _recover_segment(
+    data_dir: Path, files: Files, clock: Clock, station: str, path: Path, out: Recovered
+) -> Found | None:
+    data = files.map(path)
+    segment = _load(data, path)
+    if segment.epoch is None or not segment.facts:
+        log.error("a segment without a schema is put aside", path=str(path))
+        _set_aside(data_dir, files, clock, path, data, "the schema is damaged", out)
+        return None
+    if not segment.sealed:
+        segment, data = _seal(data_dir, files, clock, station, segment, out)
+    return found_segment(segment, len(data))
+
+
+def found_segment(segment: Segment, size: int) -> Found:
+    """What the catalog is to know of a segment, from the file alone."""
+    ranges, first_ns, last_ns = RangeSet(), None, None
+    for b in segment.batches:
+        if b.rows:
+            t0 = int(b.facts["t0"])
+            ranges.add(b.facts["first"], b.facts["first"] + b.rows)
+            first_ns = t0 if first_ns is None else min(first_ns, t0)
+            last_ns = max(last_ns or t0, _last_ns(segment, b))
+    commits = segment.commits()
+    ledger = Ledger(*commits[-1].facts["ledger"]) if commits else Ledger()
+    name = SegmentName.parse(segment.path.name)
+    if name is None:
+        raise Corrupt(segment.path, 0, "this is not the name of a segment")
+    sealed_ns = int(segment.seal.get("t_ns", 0)) if segment.seal else 0
+    return Found(segment, segment.path, size, name, ledger, ranges, first_ns, last_ns, sealed_ns)
+
+
+def _last_ns(segment: Segment, message: wire.Message) -> int:
+    if "t1" in message.facts:
+        return int(message.facts["t1"])
+    schema = segment.epoch.schema if segment.epoch else None
+    return int(message.facts["t0"]) + (schema.span_ns(message.rows - 1) if schema and schema.rate else 0)
+
+
+def _load(data: memoryview, path: Path) -> Segment:
+    """A segment with its headers walked, and every byte checked from where it was not known to be durable."""
+    segment = Segment(data, path, check=False)
+    synced = int(segment.batches[-1].facts.get("synced", 0)) if segment.batches else 0
+    if segment.sealed:
+        return segment
+    good = [m for m in segment.batches if not segment.damage or m.end <= segment.damage[0].at]
+    for message in good:
+        if message.at >= synced and message.crc != wire.checksum(data, message, int(str(message.facts["prev"]), 16)):
+            return Segment(data, path, check=True)
+    return segment
+
+
+def _seal(
+    data_dir: Path, files: Files, clock: Clock, station: str, segment: Segment, out: Recovered
+) -> tuple[Segment, memoryview]:
+    """Keep the intact prefix of a segment, put the rest aside, and seal it."""
+    path, data = segment.path, segment.data
+    intact = segment.intact
+    if segment.seal is not None:
+        # The totals are there but the end of the stream behind them is torn: both are written again.
+        intact = segment.batches[-1].at
+        segment.batches.pop()
+    if intact < len(data):
+        reason = segment.damage[0].reason if segment.damage else "the end of the segment was not written"
+        out.quarantined.append(quarantine(files, data_dir, path, intact, data[intact:], reason, clock.now_ns()))
+        files.cut(path, intact)
+        data = files.map(path)
+        segment = Segment(data, path, check=False)
+    writer = _continued(segment, station, clock)
+    last = segment.commits()[-1].facts if segment.commits() else None
+    ledger, high = _final_book(segment, last)
+    writer.seal(high, ledger, (), by="recovery", t_ns=clock.now_ns())
+    with files.reopen(path) as file:
+        files.append(file, [c.buffer[: c.size] for c in writer.chunks])
+        files.sync(file)
+    out.sealed += 1
+    data = files.map(path)
+    return Segment(data, path, check=False), data
+
+
+def _final_book(segment: Segment, last: dict[str, object] | None) -> tuple[Ledger, int]:
+    """The book at the end of the intact prefix: that of the last commit, and the rows written behind it."""
+    ledger = Ledger(*last["ledger"]) if last else Ledger()  # type: ignore[misc]
+    high = int(last["high"]) if last else 0  # type: ignore[call-overload]
+    at = segment.commits()[-1].at if segment.commits() else -1
+    delivered, recorded, gaps, duplicates, left_out, expired = ledger.as_list()
+    for b in segment.batches:
+        if b.at > at and b.rows:
+            first, end = int(b.facts["first"]), int(b.facts["first"]) + b.rows
+            recorded += b.rows
+            if first >= high:
+                gaps += first - high
+                delivered += end - high
+                high = end
+            else:  # rows that came late fill a hole
+                gaps -= b.rows
+    return Ledger(delivered, recorded, gaps, duplicates, left_out, expired), high
+
+
+def _continued(segment: Segment, station: str, clock: Clock) -> SegmentWriter:
+    """A writer that goes on where a segment ends."""
+    if segment.epoch is None:
+        raise Corrupt(segment.path, 0, "the schema is lost")
+    name = SegmentName.parse(segment.path.name) or SegmentName(segment.epoch.number, 0, 0)
+    writer = SegmentWriter(segment.epoch, name, station, clock.now_ns(), Buffers(1, 64 * PAGE))
+    head = wire.parse(segment.data, 0, segment.path)
+    last = segment.batches[-1] if segment.batches else head
+    writer.go_on(segment.id, segment.intact, last.crc, len(segment.batches))
+    found = found_segment(segment, 0)
+    writer.totals.rows, writer.totals.gap_rows = found.ranges.total, sum(g.rows or 0 for g in segment.gaps())
+    writer.totals.batches = len(segment.batches)
+    writer.totals.first_ns, writer.totals.last_ns = found.first_ns, found.last_ns
+    writer.totals.ranges = found.ranges
+    return writer
+
+
+def _set_aside(
+    data_dir: Path, files: Files, clock: Clock, path: Path, data: memoryview, reason: str, out: Recovered
+) -> None:
+    """Move a whole file to the quarantine."""
+    out.quarantined.append(quarantine(files, data_dir, path, 0, data, reason, clock.now_ns()))
+    files.remove(path)
+    files.sync_dir(path.parent)
+
+
+def _stand(files: Files, directory: Path, segments: list[tuple[SegmentName, Known | Found]]) -> Stand | None:
+    """The book of a stream's newest epoch, from its segments."""
+    if not segments:
+        return None
+    number = max(name.epoch for name, _ in segments)
+    newest = [(name, s) for name, s in segments if name.epoch == number]
+    last_name, _ = newest[-1]
+    path = directory / str(last_name)
+    opened = next((s.segment for n, s in newest if n == last_name and isinstance(s, Found)), None)
+    opened = opened or Segment(files.map(path), path, check=False)
+    if opened.epoch is None:
+        return None
+    book = Book(opened.epoch)
+    ledger = Ledger()
+    for name, s in newest:
+        for first, end in s.ranges:
+            book.recorded.add(first, end)
+        if s.ledger.delivered >= ledger.delivered:
+            ledger = s.ledger
+        if s.ledger.left_out and not book.left_out:
+            _left_out(files, directory, number, book)
+        if s.first_ns is not None and (book.first_ns < 0 or s.first_ns < book.first_ns):
+            book.first_ns = s.first_ns
+        if s.last_ns is not None:
+            book.last_ns = max(book.last_ns, s.last_ns)
+        del name
+    book.last_row = book.recorded.end - 1
+    _take_over(book, ledger)
+    return Stand(book, last_name.generation + 1)
+
+
+def _take_over(book: Book, ledger: Ledger) -> None:
+    high = ledger.recorded + ledger.gaps + ledger.left_out + ledger.expired
+    book.high = max(high, book.recorded.end, book.left_out.end, book.high)
+    book.duplicates, book.expired = ledger.duplicates, ledger.expired
+    book.delivered = book.high + ledger.duplicates
+
+
+def _left_out(files: Files, directory: Path, epoch: int, book: Book) -> None:
+    """Read again which rows of an epoch were left out by policy."""
+    for name, path in segment_files(directory):
+        if name.epoch == epoch:
+            for message in Segment(files.map(path), path, check=False).batches:
+                for first, end in message.facts.get("left_out", ()):
+                    book.left_out.add(first, end)
+
+
+# ---- the journal ----------------------------------------------------------------------------------------------------
+
+
+def _recover_journals(data_dir: Path, files: Files, clock: Clock, out: Recovered) -> None:
+    pending: dict[str, list[tuple[int, Record]]] = defaultdict(list)
+    for number, path in journal_files(data_dir / "journal"):
+        data = files.map(path)
+        intact, damage = intact_prefix(data, path)
+        if damage is not None and damage.end == len(data) and intact:
+            out.quarantined.append(
+                quarantine(files, data_dir, path, intact, data[intact:], damage.reason, clock.now_ns())
+            )
+            files.cut(path, intact)
+            data = files.map(path)
+        elif damage is not None:
+            # Damage in the middle, or in the head: what is behind it is still read; the file is kept aside as it was.
+            out.quarantined.append(quarantine(files, data_dir, path, 0, data, damage.reason, clock.now_ns()))
+        out.journals.append((number, path))
+        for item in read_journal(data, path):
+            if not isinstance(item, Damage):
+                pending[item.epoch.stream].append((number, item))
+    for stream, records in pending.items():
+        _replay(stream, records, out)
+
+
+def _replay(stream: str, records: list[tuple[int, Record]], out: Recovered) -> None:
+    """Take the records of one stream that are in no segment yet into its stand; idempotent by row index.
+
+    Records of an older epoch have moved before those of a newer one were written, so only the newest counts.
+    """
+    stand = out.stands.get(stream)
+    newest = max(r.epoch.number for _, r in records)
+    begun = stand is None or newest > stand.book.epoch.number
+    if stand is None or begun:
+        stand = out.stands[stream] = Stand(Book(next(r.epoch for _, r in records if r.epoch.number == newest)))
+    book = stand.book
+    for number, record in records:
+        if record.epoch.number != book.epoch.number:
+            continue
+        fresh = _missing(book, record.block)
+        left_out = tuple(r for a, b in record.left_out for r in book.left_out.missing(a, b))
+        ahead = record.ledger.delivered > book.delivered or record.high > book.high
+        _count(book, fresh)
+        for first, end in left_out:
+            book.left_out.add(first, end)
+        if ahead:
+            _take_over(book, record.ledger)
+        if fresh or left_out or (record.gaps and (ahead or begun)):
+            head = replace(record, block=fresh[0] if fresh else None, left_out=left_out)
+            stand.journalled += [head, *(replace(record, block=b, gaps=(), left_out=()) for b in fresh[1:])]
+            stand.oldest_journal = number if stand.oldest_journal is None else stand.oldest_journal
+
+
+def _missing(book: Book, block: Block | None) -> list[Block]:
+    """The rows of a block that no segment has."""
+    if block is None:
+        return []
+    return [block.slice(a, b) for a, b in book.recorded.missing(block.first, block.end)]
+
+
+def _count(book: Book, fresh: Iterable[Block]) -> None:
+    for block in fresh:
+        book.recorded.add(block.first, block.end)
+        if book.first_ns < 0:
+            book.first_ns = block.t0_ns
+        if block.end - 1 > book.last_row:
+            book.last_row, book.last_ns = block.end - 1, block.last_ns
+
+
+def gaps_of(found: Found) -> list[Gap]:
+    """The gap records of a segment, for the catalog."""
+    return found.segment.gaps()
+
+
+def epoch_of(found: Found) -> Epoch:
+    """The epoch of a segment, for the catalog."""
+    if found.segment.epoch is None:
+        raise Corrupt(found.path, 0, "the schema is lost")
+    return found.segment.epoch

@@ -1,0 +1,265 @@
+"""What the recorder knows of one stream: its book, what waits, what has been encoded, what is durable.
+
+A track is a plain data structure with the arithmetic of accounting; the recorder moves it, and only the recorder's
+encoding thread touches it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from scidaq.block import Block, Entry, Epoch, Gap, Ledger, RangeSet, Resume
+from scidaq.store.journal import Record
+from scidaq.store.segment import SegmentWriter
+from scidaq.store.writing import Target
+
+
+class Policy(StrEnum):
+    """When a stream is recorded."""
+
+    ALWAYS = "always"
+    RUNS = "runs"
+    """Only during runs, and for the pre-trigger before one."""
+    NEVER = "never"
+
+
+class Reader(Protocol):
+    """The recorder's side of a ring."""
+
+    def take(self) -> list[Entry]:
+        """Everything new, in order; does not wait."""
+
+    def release(self, seq: int) -> None:
+        """Entries up to and including `seq` need not be kept; from any thread."""
+
+    def rewind(self) -> None:
+        """Take again from the first entry that is not released."""
+
+
+class Snapshot(NamedTuple):
+    """The scalars of a book at one moment, to publish when durable and to go back to when a write fails."""
+
+    book: Book
+    high: int
+    delivered: int
+    duplicates: int
+    at_door: int
+    recorded: int
+    left_out: int
+    first_ns: int
+    last_ns: int
+    last_row: int
+    seq: int
+    """The newest entry that is part of it."""
+
+    def ledger(self) -> Ledger:
+        """The book as it goes to disk."""
+        gaps = self.high - self.recorded - self.left_out - self.book.expired
+        duplicates = self.duplicates + self.at_door
+        return Ledger(self.delivered, self.recorded, gaps, duplicates, self.left_out, self.book.expired)
+
+
+@dataclass(slots=True, eq=False)
+class Book:
+    """The rows of one epoch, by what became of them."""
+
+    epoch: Epoch
+    recorded: RangeSet = field(default_factory=RangeSet)
+    left_out: RangeSet = field(default_factory=RangeSet)
+    expired: int = 0
+    high: int = 0
+    delivered: int = 0
+    duplicates: int = 0
+    """Repeated rows that the recorder dropped, and those of before the start."""
+    at_door: int = 0
+    """Repeated rows that the intake dropped since the start."""
+    first_ns: int = -1
+    last_ns: int = -1
+    last_row: int = -1
+
+    def snapshot(self, seq: int) -> Snapshot:
+        """The present scalars."""
+        return Snapshot(
+            self,
+            self.high,
+            self.delivered,
+            self.duplicates,
+            self.at_door,
+            self.recorded.total,
+            self.left_out.total,
+            self.first_ns,
+            self.last_ns,
+            self.last_row,
+            seq,
+        )
+
+    def restore(self, s: Snapshot) -> None:
+        """Go back to a snapshot of this book (the ranges are undone by the track)."""
+        self.high, self.delivered, self.duplicates, self.at_door = s.high, s.delivered, s.duplicates, s.at_door
+        self.first_ns, self.last_ns, self.last_row = s.first_ns, s.last_ns, s.last_row
+
+
+@dataclass(slots=True)
+class Moving:
+    """What is on its way from the journal to the segment."""
+
+    oldest_journal: int | None
+    blocks: list[Block] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    left_out: list[tuple[int, int]] = field(default_factory=list)
+    committed: bool = False
+    """Whether all of it has been encoded and its commit is under way."""
+
+
+class Change(NamedTuple):
+    """Rows that were put into a set of a book by the entry `seq`, to be taken out when that is not to be."""
+
+    seq: int
+    ranges: RangeSet
+    first: int
+    end: int
+
+
+@dataclass(slots=True)
+class Stand:
+    """Where one stream stands after recovery."""
+
+    book: Book
+    generation: int = 0
+    journalled: list[Record] = field(default_factory=list)
+    oldest_journal: int | None = None
+
+    def resume(self) -> Resume:
+        """What the intake needs to go on."""
+        b = self.book
+        seen = b.recorded.copy()
+        for first, end in b.left_out:
+            seen.add(first, end)
+        last = b.last_ns if b.last_row >= 0 else None
+        return Resume(b.epoch, b.high, seen, b.snapshot(-1).ledger(), last, b.last_row)
+
+
+class Track:
+    """One stream in the recorder."""
+
+    def __init__(self, stream: str, reader: Reader, policy: Policy, pre_trigger_ns: int = 0) -> None:
+        self.stream, self.reader, self.policy, self.pre_trigger_ns = stream, reader, policy, pre_trigger_ns
+        self.recording = policy is Policy.ALWAYS
+        self.book: Book | None = None
+        self.backlog: deque[Entry] = deque()
+        """Entries taken from the ring and not looked at yet."""
+        self.held: deque[Entry] = deque()
+        """Blocks that a run may still want (pre-trigger)."""
+        self.pending: deque[Block] = deque()
+        """Rows looked at and not encoded yet."""
+        self.pending_bytes = 0
+        self.gaps: list[Gap] = []
+        """Gap records that no commit holds yet."""
+        self.new_left_out: list[tuple[int, int]] = []
+        self.unsynced: deque[tuple[int, Block]] = deque()
+        """Blocks that are not durable, to compare repeated rows with."""
+        self.changes: deque[Change] = deque()
+        self.seq = -1
+        """The newest entry that was looked at."""
+        self.committed_seq = -1
+        self.durable: Snapshot | None = None
+        """What has been published."""
+        # segment
+        self.writer: SegmentWriter | None = None
+        self.target: Target | None = None
+        self.generation = 0
+        self.opened_s = 0.0
+        self.segment_bytes = 0
+        """Bytes of the sealed segments of this epoch."""
+        # journal
+        self.journalled: list[Block] = []
+        """Durable in the journal, on their way to the segment."""
+        self.journal_gaps: list[Gap] = []
+        self.journal_left_out: list[tuple[int, int]] = []
+        self.journal_bytes = 0
+        self.journalled_s = 0.0
+        self.oldest_journal: int | None = None
+        """The oldest journal file that this track still needs."""
+        self.moving: Moving | None = None
+        # commits under way
+        self.in_flight = 0
+        self.lane: str = ""
+        """Where the commits under way go: `segment` or `journal`."""
+        self.blocked_until_s = 0.0
+        self.failures = 0
+        self.told_s = 0.0
+        """When the catalog was last told of the segment."""
+        self.conflicts = 0
+        self.commits = 0
+        self.left_out_s = 0.0
+
+    def deliver(self, reader: Reader, policy: Policy, pre_trigger_ns: int) -> None:
+        """Something delivers to a stream that recovery had found."""
+        self.reader, self.policy, self.pre_trigger_ns = reader, policy, pre_trigger_ns
+        self.recording = policy is Policy.ALWAYS
+
+    def take_over(self, block: Block | None, gaps: Sequence[Gap], left_out: Sequence[tuple[int, int]]) -> None:
+        """Something is durable in the journal and waits to be moved."""
+        if block is not None:
+            self.journalled.append(block)
+            self.journal_bytes += block.nbytes
+        self.journal_gaps += gaps
+        self.journal_left_out += left_out
+
+    @property
+    def on_journal(self) -> bool:
+        """Whether something durable waits in the journal to be moved."""
+        return bool(self.journalled or self.journal_gaps or self.journal_left_out)
+
+    def mark(self, seq: int, ranges: RangeSet, first: int, end: int) -> None:
+        """Put rows of the entry `seq` into a set of the book, undoably."""
+        ranges.add(first, end)
+        self.changes.append(Change(seq, ranges, first, end))
+
+    def settle(self, snapshot: Snapshot) -> None:
+        """What was looked at up to the snapshot is durable."""
+        self.durable = snapshot
+        while self.changes and self.changes[0].seq <= snapshot.seq:
+            self.changes.popleft()
+        while self.unsynced and self.unsynced[0][0] <= snapshot.seq:
+            self.unsynced.popleft()
+
+    def roll_back(self) -> None:
+        """Forget everything that is not durable; the ring will give it again."""
+        while self.changes:
+            change = self.changes.pop()
+            change.ranges.remove(change.first, change.end)
+        if self.durable is not None:
+            self.book = self.durable.book
+            self.book.restore(self.durable)
+            self.seq = self.durable.seq
+        else:
+            self.book, self.seq = None, -1
+        self.committed_seq = self.seq
+        self.backlog.clear()
+        self.held.clear()
+        self.pending.clear()
+        self.unsynced.clear()
+        self.gaps.clear()
+        self.pending_bytes = 0
+        # What was left out is said again as a whole: saying it twice changes nothing.
+        self.new_left_out = list(self.book.left_out) if self.book is not None else []
+        if self.moving is not None:
+            m, self.moving = self.moving, None
+            self.journalled = m.blocks + self.journalled
+            self.journal_gaps = m.gaps + self.journal_gaps
+            self.journal_left_out = m.left_out + self.journal_left_out
+            self.journal_bytes = sum(b.nbytes for b in self.journalled)
+            self.oldest_journal = m.oldest_journal
+        self.reader.rewind()
+
+    def journal_needed(self) -> int | None:
+        """The oldest journal file with rows of this stream that are in no segment yet."""
+        candidates = [
+            n for n in (self.oldest_journal, self.moving.oldest_journal if self.moving else None) if n is not None
+        ]
+        return min(candidates, default=None)

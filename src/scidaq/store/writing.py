@@ -1,0 +1,238 @@
+"""The commit thread: everything the recorder asks of the disk, in order, off the acquisition's way.
+
+Encoding hands over jobs and never waits for one. A job that fails marks its file as failed, the jobs behind it for the
+same file are dropped, and the failure goes back to the recorder, which writes the rows again elsewhere: a failed sync is
+never repeated on the same file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from scidaq.clock import Clock
+from scidaq.errors import WriteFailed
+from scidaq.store.files import Buffer, File, Files
+from scidaq.store.segment import Buffers, Chunk
+from scidaq.stats import field_of
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WritingStats:
+    """What the commit thread has done."""
+
+    written_bytes: int = field_of("By", "Bytes written to segments and journal.")
+    syncs: int = field_of("1", "Syncs that succeeded.")
+    sync_s: float = field_of("s", "Time spent in syncs, in total.")
+    last_sync_s: float = field_of("s", "Duration of the newest sync.")
+    worst_sync_s: float = field_of("s", "The longest sync so far.")
+    failures: int = field_of("1", "Writes or syncs that the system refused.")
+    queue: int = field_of("{job}", "Jobs waiting now.")
+
+
+class Target:
+    """A file that is being appended to. Made by the recorder, opened, written and closed by the commit thread."""
+
+    __slots__ = ("closed", "direct", "failed", "file", "path")
+
+    def __init__(self, path: Path, direct: bool) -> None:
+        self.path, self.direct = path, direct
+        self.file: File | None = None
+        self.failed = False
+        self.closed = False
+
+
+class Job(Protocol):
+    """One thing to do; `target` is the file that it is about."""
+
+    target: Target
+
+    def run(self, thread: CommitThread) -> None:
+        """Do it; raises `OSError`."""
+
+    def drop(self, thread: CommitThread) -> None:
+        """Give back what it holds; it will not be done."""
+
+
+@dataclass(slots=True)
+class Create:
+    """Make a file with its first bytes: temporary name, write, sync, rename, sync of the directory."""
+
+    target: Target
+    head: bytes
+
+    def run(self, thread: CommitThread) -> None:
+        files, path = thread.files, self.target.path
+        temporary = path.with_name(f".{path.name}.tmp")
+        files.remove(temporary)
+        file = files.create(temporary, direct=self.target.direct)
+        self.target.file = file
+        with mmap.mmap(-1, len(self.head)) as aligned:
+            aligned[:] = self.head
+            with memoryview(aligned) as view:
+                files.append(file, [view])
+        files.sync(file)
+        files.rename(temporary, path)
+        file.path = path
+        files.sync_dir(path.parent)
+        thread.written += len(self.head)
+
+    def drop(self, thread: CommitThread) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Write:
+    """Append chunks and give their buffers back."""
+
+    target: Target
+    chunks: Sequence[Chunk]
+    buffers: Buffers
+
+    def run(self, thread: CommitThread) -> None:
+        pieces = [memoryview(c.buffer)[: c.size] for c in self.chunks]
+        try:
+            thread.append(self.target, pieces)
+        finally:
+            for piece in pieces:
+                piece.release()
+            self.drop(thread)
+
+    def drop(self, thread: CommitThread) -> None:
+        for chunk in self.chunks:
+            self.buffers.give_back(chunk.buffer)
+        self.chunks = ()
+
+
+@dataclass(slots=True)
+class Append:
+    """Append bytes."""
+
+    target: Target
+    data: Buffer
+
+    def run(self, thread: CommitThread) -> None:
+        thread.append(self.target, [self.data])
+
+    def drop(self, thread: CommitThread) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Sync:
+    """Make a file durable, then tell; `close` gives the handle back afterwards."""
+
+    target: Target
+    done: Callable[[], None]
+    close: bool = False
+
+    def run(self, thread: CommitThread) -> None:
+        file = thread.open(self.target)
+        started = thread.clock.monotonic_s()
+        thread.files.sync(file)
+        took = thread.clock.monotonic_s() - started
+        thread.syncs += 1
+        thread.sync_s += took
+        thread.last_sync_s, thread.worst_sync_s = took, max(took, thread.worst_sync_s)
+        if self.close:
+            self.drop(thread)
+        self.done()
+
+    def drop(self, thread: CommitThread) -> None:
+        if self.close and self.target.file is not None:
+            self.target.file.close()
+            self.target.file = None
+
+
+@dataclass(slots=True)
+class Call:
+    """Do something else that touches the disk, such as removing a file."""
+
+    target: Target
+    act: Callable[[], None]
+
+    def run(self, thread: CommitThread) -> None:
+        self.act()
+
+    def drop(self, thread: CommitThread) -> None:
+        pass
+
+
+class CommitThread:
+    """Runs jobs in the order in which they were given."""
+
+    def __init__(self, files: Files, clock: Clock, failed: Callable[[Target, OSError], None]) -> None:
+        """`failed` is called in this thread."""
+        self.files, self.clock, self._failed = files, clock, failed
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="recorder-commit", daemon=True)
+        self.written = self.syncs = self.failures = 0
+        self.sync_s = self.last_sync_s = self.worst_sync_s = 0.0
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Do what has been given, then stop; False when that took longer than `timeout_s`."""
+        self._jobs.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def put(self, job: Job) -> None:
+        """Give a job; returns at once."""
+        self._jobs.put(job)
+
+    def open(self, target: Target) -> File:
+        """The handle of a target, opened again where it had been closed."""
+        if target.file is None:
+            target.file = self.files.reopen(target.path)
+        return target.file
+
+    def append(self, target: Target, pieces: Sequence[Buffer]) -> None:
+        """Write behind what is there."""
+        self.files.append(self.open(target), pieces)
+        self.written += sum(len(p) for p in pieces)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            target = job.target
+            if target.failed:
+                job.drop(self)
+                continue
+            try:
+                job.run(self)
+            except OSError as e:
+                self._fail(target, e)
+            except Exception as e:  # a fault of ours must not end recording: it is handled like one of the disk
+                log.exception("commit failed unexpectedly", path=str(target.path))
+                self._fail(target, WriteFailed(f"{target.path}: {e!r}"))
+
+    def _fail(self, target: Target, error: OSError) -> None:
+        target.failed = True
+        self.failures += 1
+        if target.file is not None:
+            target.file.close()
+            target.file = None
+        self._failed(target, error)
+
+    def stats(self) -> WritingStats:
+        """A snapshot."""
+        return WritingStats(
+            self.written,
+            self.syncs,
+            self.sync_s,
+            self.last_sync_s,
+            self.worst_sync_s,
+            self.failures,
+            self._jobs.qsize(),
+        )
