@@ -1,0 +1,115 @@
+"""What the configuration comes to: each room's own options, the instruments, and where each value was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge
+
+from scidaq import pipeline, store
+from scidaq.block import INSTRUMENT_ID
+from scidaq.config.layers import DEFAULT, Origin
+from scidaq.instruments import DriverFactory, SupervisionOptions
+from scidaq.store import Policy
+
+if TYPE_CHECKING:
+    from scidaq.clock import Clock
+    from scidaq.station import StationPlan
+
+
+@dataclass(frozen=True, slots=True)
+class StationOptions:
+    """The station itself."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str = "station"
+    """Short name of the station, the first part of full stream ids: 1 to 64 characters of a-z 0-9 _ -."""
+    data_dir: Path = Path("scidaq-data")
+    """Data directory; a relative path counts from the working directory."""
+
+    def __post_init__(self) -> None:
+        if not INSTRUMENT_ID.fullmatch(self.name):
+            raise ValueError(f"name: {self.name!r} is not 1 to 64 characters of a-z 0-9 _ -")
+
+
+@dataclass(frozen=True, slots=True)
+class LoggingOptions:
+    """What is logged."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level that is logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstrumentOptions:
+    """What every instrument has, whatever its driver."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    driver: str
+    """Name of its driver."""
+    record: Policy | dict[str, Policy] = Policy.ALWAYS
+    """When its streams are recorded; a table says so for single streams by name, the others are recorded always."""
+    pre_trigger_s: Annotated[float, Ge(0)] = 0.0
+    """Seconds before a run that a stream recorded in runs keeps as well, as far as its ring reaches."""
+    critical: bool = False
+    """Whether the station is unhealthy, and not just degraded, when it fails."""
+    supervision: SupervisionOptions = field(default_factory=SupervisionOptions)
+    """How patient the station is with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """An instrument as it is configured."""
+
+    id: str
+    general: InstrumentOptions
+    options: Any
+    """The driver's own options, of its class `Options`."""
+    factory: DriverFactory
+    """The driver's class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration, valid."""
+
+    station: StationOptions = field(default_factory=StationOptions)
+    storage: store.Options = field(default_factory=store.Options)
+    pipeline: pipeline.Options = field(default_factory=pipeline.Options)
+    logging: LoggingOptions = field(default_factory=LoggingOptions)
+    instruments: Mapping[str, Instrument] = field(default_factory=dict)
+    """By id, in the order in which they were first named."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """By dotted key; what is not there is a default."""
+    sources: tuple[str, ...] = ()
+    """The files that were read, in the order in which they count."""
+
+    def origin(self, key: str) -> Origin:
+        """Where the value of a dotted key was given."""
+        return self.origins.get(key, DEFAULT)
+
+    def plan(self, clock: Clock) -> StationPlan:
+        """What the station needs to know; its drivers will tell the time by `clock`."""
+        from scidaq.station import InstrumentPlan, StationPlan  # takes half a second to import; a check needs it not
+
+        instruments = (
+            InstrumentPlan(
+                one.id,
+                partial(one.factory, one.id, one.options, clock),
+                one.general.driver,
+                one.general.record,
+                one.general.pre_trigger_s,
+                one.general.critical,
+                one.general.supervision,
+            )
+            for one in self.instruments.values()
+        )
+        return StationPlan(self.station.data_dir, self.station.name, tuple(instruments), self.storage, self.pipeline)

@@ -1,0 +1,139 @@
+"""Values to options: pydantic judges, and every mistake is told with its place, what was found and what is expected.
+
+Values from files are taken as they are (`"5"` is no integer, `true` is no number). Values that came as text, from the
+environment or the command line, are strings where a string is asked, and read as TOML elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from scidaq.config.layers import Problem, Text, Tree, dotted
+from scidaq.config.places import Path
+from scidaq.config.words import child, expected, known, near, value_words, walk
+
+T = TypeVar("T")
+
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_MISSING = ("missing", "missing_argument")
+_FIELD = re.compile(r"[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*|\[\d+\])*: ")
+
+
+def check(
+    kind: type[T], values: dict[str, Any], path: Path, tree: Tree, problems: list[Problem], also: Sequence[str] = ()
+) -> T | None:
+    """`values`, which stand at `path` of the tree, as a `kind`; None, with problems noted, when they are not that.
+
+    `also` are keys that the table may have beside those of `kind`, for hints.
+    """
+    options, errors = _judge(TypeAdapter(kind), values)
+    told = {_real(values, e["loc"]) for e in errors}
+    endless = [p for p, v in walk(values) if isinstance(v, float) and not math.isfinite(v) and p not in told]
+    problems += [_wrong(tree, path, place, values, "a finite number") for place in endless]
+    problems += _explain(kind, errors, values, path, tree, also)
+    return None if errors or endless else options
+
+
+def _judge(adapter: TypeAdapter[T], values: dict[str, Any]) -> tuple[T | None, list[ErrorDetails]]:
+    """What pydantic says of the values; text that it does not take as a string is read as TOML, in place."""
+    while True:
+        try:
+            return adapter.validate_json(json.dumps(values, default=str), strict=True), []
+        except ValidationError as error:
+            errors = error.errors(include_url=False)
+        reread = [read_text(values, _real(values, e["loc"])) for e in errors]
+        if not any(reread):
+            return None, errors
+
+
+def read_text(values: dict[str, Any], path: Path) -> bool:
+    """Read the text at a path as TOML; False when there is none or it is no TOML."""
+    if not path or not isinstance(value := _at(values, path), Text):
+        return False
+    try:
+        read = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return False
+    if list(read) != ["value"]:
+        return False
+    _at(values, path[:-1])[path[-1]] = read["value"]
+    return True
+
+
+def _at(values: Any, path: Path) -> Any:
+    for part in path:
+        values = values[part]
+    return values
+
+
+def _real(values: Any, loc: Sequence[str | int]) -> Path:
+    """The part of pydantic's location that is there; it puts the names of types between where a type has branches."""
+    out: Path = ()
+    for part in loc:
+        inside = values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()
+        if part in inside:
+            out, values = (*out, part), _at(values, (part,))
+    return out
+
+
+# ---- explaining -----------------------------------------------------------------------------------------------------
+
+
+def _explain(
+    kind: type, errors: list[ErrorDetails], values: dict[str, Any], path: Path, tree: Tree, also: Sequence[str]
+) -> Iterator[Problem]:
+    """One problem for each place, in the order of the places."""
+    where = {(_real(values, e["loc"]), e["type"] in _MISSING and e["loc"][-1]): e for e in errors}
+    for (place, missing), error in where.items():
+        # Where a type has branches, all of them complain: the one that went deepest understood what was meant.
+        if not missing and any(p[: len(place)] == place and len(p) > len(place) for p, _ in where):
+            continue
+        annotation = _annotation(kind, place)
+        full = (*path, *place)
+        if missing:
+            words = expected(child(annotation, missing))
+            message = f"{missing} is missing" + (f", expected {words}" if words else "")
+            yield Problem(tree.origin(full), dotted(full), message)
+        elif error["type"] in _UNKNOWN:
+            names = [*known(_annotation(kind, place[:-1])), *(also if len(place) == 1 else ())]
+            yield Problem(tree.origin(full), dotted(full), f"unknown key{near(str(place[-1]), names)}")
+        elif error["type"] in ("value_error", "assertion_error"):
+            yield from refused(str(error.get("ctx", {}).get("error", error["msg"])), full, tree)
+        else:
+            yield _wrong(tree, path, place, values, expected(annotation) or _first_lower(error["msg"]))
+
+
+def _annotation(kind: Any, path: Path) -> Any:
+    for part in path:
+        kind = child(kind, part)
+    return kind
+
+
+def _wrong(tree: Tree, path: Path, place: Path, values: dict[str, Any], words: str) -> Problem:
+    full = (*path, *place)
+    return Problem(tree.origin(full), dotted(full), f"found {value_words(_at(values, place))}, expected {words}")
+
+
+def _first_lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def refused(message: str, path: Path, tree: Tree) -> Iterator[Problem]:
+    """What options say of themselves (`rate_hz: too low; unit: ...`): each part at the field that it names."""
+    for part in re.split(f"; (?={_FIELD.pattern})", message):
+        found = _FIELD.match(part)
+        if found:
+            inner = tuple(int(p) if p.isdigit() else p for p in re.findall(r"\w+", found[0]))
+            if tree.get((*path, *inner[:1])) is not None:
+                full = (*path, *inner)
+                yield Problem(tree.origin(full), dotted(full), part[found.end() :])
+                continue
+        yield Problem(tree.origin(path), dotted(path), part)
