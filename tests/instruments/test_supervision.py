@@ -176,7 +176,7 @@ def test_one_that_hangs_delays_no_other():
 
 def test_many_that_hang_are_stopped_at_once():
     clock, instrument = SystemClock(), FakeInstrument(hang={"read": 99})
-    options = SupervisionOptions(hang_after_s=60, stop_timeout_s=0.2)
+    options = SupervisionOptions(read_timeout_s=0.01, hang_after_s=60, stop_timeout_s=0.2)
     with Supervision(clock, options) as many:
         for i in range(10):
             many.add(f"i{i}", lambda: instrument.driver(clock), ListSink())
@@ -192,7 +192,8 @@ def test_many_that_hang_are_stopped_at_once():
 def test_stopping_is_bounded_whatever_hangs(verb):
     instrument = FakeInstrument(hang={verb: 1})
     clock, sink = SystemClock(), ListSink()
-    one = Supervisor("fake", lambda: instrument.driver(clock), sink, clock, SupervisionOptions(stop_timeout_s=0.1))
+    options = SupervisionOptions(read_timeout_s=0.01, stop_timeout_s=0.1)
+    one = Supervisor("fake", lambda: instrument.driver(clock), sink, clock, options)
     one.start()
     sink.wait_for(lambda s: bool(s.blocks))
     start = time.monotonic()
@@ -203,6 +204,11 @@ def test_stopping_is_bounded_whatever_hangs(verb):
     instrument.release.set()
     until(lambda: one.stats().abandoned_threads == 0)
     assert len(sink.blocks) == blocks
+
+
+def test_a_stop_must_have_time_for_a_read():
+    with pytest.raises(ValueError, match="stop_timeout_s"):
+        SupervisionOptions(read_timeout_s=1.0, stop_timeout_s=1.0)
 
 
 def test_flapping_waits_longer_and_longer():

@@ -80,7 +80,7 @@ def test_values_differ_by_seed_and_channel():
 def test_a_block_shares_the_table():
     clock = FakeClock()
     driver, _ = armed(clock, unpaced=True, dtype="float64")
-    (a,), (b,) = driver.read(0.0), driver.read(0.0)
+    a, b, *_ = driver.read(0.0)
     assert not a.columns[0].flags.owndata
     assert not b.columns[0].flags.writeable
     assert a.end == b.first

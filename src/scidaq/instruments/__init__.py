@@ -15,10 +15,21 @@ from scidaq.instruments.driver import (
     set_parameter,
 )
 from scidaq.instruments.finding import Drivers, find_drivers
+from scidaq.instruments.host import HostDriver, HostOptions
+from scidaq.instruments.scpi import (
+    ScpiChannel,
+    ScpiClient,
+    ScpiCounts,
+    ScpiDriver,
+    ScpiOptions,
+    ScpiParameter,
+    ScpiStream,
+)
+from scidaq.instruments.simulators import Multimeter, Trouble
 from scidaq.instruments.state import SETTINGS, InstrumentStats, Sink, State, SupervisionOptions
 from scidaq.instruments.supervision import Supervision
 from scidaq.instruments.supervisor import Supervisor
-from scidaq.instruments.waveform import Fault, Truth, WaveformDriver, expected
+from scidaq.instruments.waveform import Fault, Truth, WaveformDriver, WaveformOptions, expected
 
 __all__ = [
     "SETTINGS",
@@ -28,17 +39,29 @@ __all__ = [
     "Fault",
     "HasParameters",
     "HasSafeState",
+    "HostDriver",
+    "HostOptions",
     "Identity",
     "InstrumentStats",
+    "Multimeter",
     "Parameter",
+    "ScpiChannel",
+    "ScpiClient",
+    "ScpiCounts",
+    "ScpiDriver",
+    "ScpiOptions",
+    "ScpiParameter",
+    "ScpiStream",
     "Sink",
     "State",
     "Supervision",
     "SupervisionOptions",
     "Supervisor",
+    "Trouble",
     "Truth",
     "Value",
     "WaveformDriver",
+    "WaveformOptions",
     "expected",
     "find_drivers",
     "parameter_named",

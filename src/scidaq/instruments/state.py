@@ -83,6 +83,10 @@ class SupervisionOptions:
     stop_timeout_s: Annotated[float, Gt(0)] = 5.0
     """How long a stop may take, safe state included."""
 
+    def __post_init__(self) -> None:
+        if self.stop_timeout_s < 2 * self.read_timeout_s:
+            raise ValueError("stop_timeout_s: a stop waits for the read under way, so it takes 2 * read_timeout_s")
+
 
 @dataclass(frozen=True, slots=True)
 class InstrumentStats:

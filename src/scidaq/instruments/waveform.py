@@ -33,6 +33,8 @@ CODES = 32767
 MAX_BLOCK_ROWS = 8192
 MAX_BLOCKS = 64
 """Most block times handed over by one read, so that catching up does not hold everything else."""
+UNPACED_BLOCKS = 4
+"""How many block times an unpaced read hands over."""
 _TABLE_BYTES = 8 << 20
 _PRIMES = (65537, 32749, 16381, 8191, 4093, 2039, 1021, 509, 251)
 _CLOSED = "the simulated digitizer is closed"
@@ -308,13 +310,13 @@ class WaveformDriver:
         """The blocks that are complete; all streams have the same rows."""
         device, deadline = self._device, self._clock.monotonic_s() + timeout_s
         while True:
+            device.wake.clear()  # before looking: what happens from here on ends the wait below
             self._answer()
             with device.lock:
                 now = self._steady_ns()
                 self._apply_schedule(now)
                 taken = self._take(now)
-                pause = self._pause_s(now)
-                device.wake.clear()
+                pause = 0.0 if taken else self._pause_s(now)
             if taken:
                 return [self._block(name, *rows) for rows in taken for name in self._names]
             left = deadline - self._clock.monotonic_s()
@@ -481,7 +483,7 @@ class WaveformDriver:
             device.dropped += device.skip
             device.advance(device.next + device.skip)
             device.skip = 0
-        available = device.next + rows if self._o.unpaced else self._row_at(now, device.origin_ns) + 1
+        available = device.next + UNPACED_BLOCKS * rows if self._o.unpaced else self._row_at(now, device.origin_ns) + 1
         self._overflow(available)
         if device.withhold and (self._o.unpaced or available - device.next >= device.withhold):
             first = device.next

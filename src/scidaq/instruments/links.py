@@ -1,0 +1,345 @@
+"""Bytes to and from an instrument: lines and blocks over TCP, with a deadline on every reply.
+
+A reply may come in pieces, several may come at once; a `Link` gives them one by one. After a timeout or nonsense it is
+*out of step*: a late reply could be taken for the answer to the next query. Whoever uses it then calls `resync`.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from scidaq.errors import GarbledReply, InstrumentDisconnected, InstrumentTimeout
+from scidaq.instruments.scpi_protocol import BlockHeader, block_header
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+MAX_LINE = 1 << 24
+"""A longer line is nonsense: nothing sends 16 MiB of text."""
+MAX_BLOCK = 1 << 28
+"""A longer block is a header that was read wrong."""
+_PIECE = 65_536
+_SMALL = 64
+
+
+class Pipe(Protocol):
+    """Bytes both ways, in order; what a `Link` is laid over."""
+
+    def send(self, data: bytes) -> None:
+        """Send all of it. Raises `InstrumentTimeout`, `InstrumentDisconnected`."""
+
+    def receive(self, size: int) -> bytes:
+        """At least one and at most `size` bytes. Raises `InstrumentTimeout`, `InstrumentDisconnected`."""
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """As `receive`, into a buffer; it may wait until all of it is filled."""
+
+    def pending(self) -> bool:
+        """Whether bytes have arrived that nobody has received."""
+
+    def drain(self) -> int:
+        """Throw away what has arrived, without waiting; how many bytes that was."""
+
+    def close(self) -> None:
+        """Idempotent, from any thread; ends a call that waits."""
+
+
+class TcpPipe:
+    """A TCP connection. Each call waits at most `timeout_s` for the next bytes."""
+
+    def __init__(self, host: str, port: int, timeout_s: float, connect_timeout_s: float) -> None:
+        self._where = f"{host}:{port}"
+        try:
+            self._socket = socket.create_connection((host, port), connect_timeout_s)
+        except TimeoutError as error:
+            raise InstrumentTimeout(f"{self._where} did not take the connection in {connect_timeout_s} s") from error
+        except OSError as error:
+            raise InstrumentDisconnected(f"cannot connect to {self._where}: {error}") from error
+        self._timeout_s = timeout_s
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if os.name == "posix":
+            # The kernel keeps the time: a socket with a Python timeout asks poll() before every recv().
+            self._socket.settimeout(None)
+            seconds, rest = divmod(timeout_s, 1.0)
+            limit = struct.pack("@ll", int(seconds), max(1, int(rest * 1e6)))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        else:
+            self._socket.settimeout(timeout_s)
+        self._all = getattr(socket, "MSG_WAITALL", 0) if os.name == "posix" else 0
+        self._count = array.array("i", [0])
+        self._closing = threading.Lock()
+        self._recv, self._sendall = self._socket.recv, self._socket.sendall
+
+    def send(self, data: bytes) -> None:
+        """Send all of it."""
+        try:
+            self._sendall(data)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def receive(self, size: int) -> bytes:
+        """What there is, up to `size`."""
+        try:
+            data = self._recv(size)
+        except OSError as error:
+            raise self._failure(error) from error
+        if not data:
+            raise InstrumentDisconnected(f"{self._where} closed the connection")
+        return data
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Fill the buffer, in one system call where that can be."""
+        try:
+            size = self._socket.recv_into(buffer, len(buffer), self._all)
+        except OSError as error:
+            raise self._failure(error) from error
+        if not size:
+            raise InstrumentDisconnected(f"{self._where} closed the connection")
+        return size
+
+    def pending(self) -> bool:
+        """Ask the kernel; costs half a microsecond where it can say so directly."""
+        try:
+            if fcntl is None:
+                return bool(select.select([self._socket], [], [], 0)[0])
+            fcntl.ioctl(self._socket, termios.FIONREAD, self._count)
+            return self._count[0] != 0
+        except (OSError, ValueError) as error:  # closed from another thread
+            raise InstrumentDisconnected(f"the connection to {self._where} is closed") from error
+
+    def drain(self) -> int:
+        """Throw away what has arrived."""
+        total = 0
+        flag = getattr(socket, "MSG_DONTWAIT", 0)
+        if not flag:
+            self._socket.settimeout(0)
+        try:
+            while data := self._recv(_PIECE, flag):
+                total += len(data)
+                if total > MAX_BLOCK:
+                    break
+        except BlockingIOError:
+            return total
+        except OSError as error:
+            raise self._failure(error) from error
+        finally:
+            if not flag:
+                self._socket.settimeout(self._timeout_s)
+        raise InstrumentDisconnected(f"{self._where} closed the connection")
+
+    def close(self) -> None:
+        """End the connection."""
+        with self._closing:
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)  # wakes a recv() in another thread; close() alone does not
+            except OSError:
+                pass  # it was gone already
+            self._socket.close()
+
+    def _failure(self, error: OSError) -> InstrumentTimeout | InstrumentDisconnected:
+        if isinstance(error, BlockingIOError | TimeoutError):
+            return InstrumentTimeout(f"{self._where} did not answer within {self._timeout_s} s")
+        return InstrumentDisconnected(f"the connection to {self._where} broke: {error}")
+
+
+class MemoryPipe:
+    """An instrument that is a function, for tests: what it returns for a message arrives in pieces of `piece` bytes."""
+
+    def __init__(self, answer: Callable[[bytes], bytes], piece: int = _PIECE) -> None:
+        self._answer, self._piece = answer, piece
+        self._waiting = bytearray()
+        self._closed = False
+
+    def send(self, data: bytes) -> None:
+        """Ask the function."""
+        if self._closed:
+            raise InstrumentDisconnected("closed")
+        self._waiting += self._answer(data)
+
+    def receive(self, size: int) -> bytes:
+        """The next piece; a timeout when there is none, since nothing more can come."""
+        if self._closed:
+            raise InstrumentDisconnected("closed")
+        if not self._waiting:
+            raise InstrumentTimeout("no answer")
+        piece = bytes(self._waiting[: min(size, self._piece)])
+        del self._waiting[: len(piece)]
+        return piece
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """As `receive`."""
+        piece = self.receive(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def pending(self) -> bool:
+        """Whether something waits."""
+        return bool(self._waiting)
+
+    def drain(self) -> int:
+        """Throw away what waits."""
+        size = len(self._waiting)
+        self._waiting.clear()
+        return size
+
+    def close(self) -> None:
+        """End it."""
+        self._closed = True
+
+
+class Link:
+    """Queries and their answers over a pipe. One thread at a time; only `close` may come from another."""
+
+    def __init__(self, pipe: Pipe, timeout_s: float, terminator: bytes = b"\n") -> None:
+        self._pipe, self._timeout_s, self._terminator = pipe, timeout_s, terminator
+        self._send, self._receive, self._pending = pipe.send, pipe.receive, pipe.pending
+        self._rest = b""
+        """What arrived behind the reply that was asked for."""
+        self.in_step = True
+        """False when a reply may still be under way; then only `resync` may be called."""
+
+    def write(self, message: bytes) -> None:
+        """Send a message that has no reply."""
+        self._send(message + self._terminator)
+
+    def query(self, message: bytes) -> bytes:
+        """Send a message, and return the line that answers it, without its end.
+
+        Raises `InstrumentTimeout`, `GarbledReply` (both leave the link out of step) or `InstrumentDisconnected`.
+        """
+        if self._rest or self._pending():
+            self._unasked()
+        try:
+            self._send(message + self._terminator)
+            line = self._receive(_PIECE)
+            # Nearly always one reply is one piece: one find, no buffer.
+            end = line.find(b"\n")
+            if end != len(line) - 1:
+                return self._line(line)
+        except (InstrumentTimeout, GarbledReply):
+            self.in_step = False
+            raise
+        return line[:-2] if line[-2:-1] == b"\r" else line[:-1]
+
+    def _unasked(self) -> None:
+        self.in_step = False
+        raise GarbledReply(f"{self._rest[:60]!r} came without being asked for")
+
+    def _line(self, data: bytes) -> bytes:
+        """The line that begins with `data`; the rest is kept."""
+        deadline = time.monotonic() + self._timeout_s
+        pieces, size = [data], len(data)
+        while b"\n" not in data:
+            if time.monotonic() > deadline:
+                raise InstrumentTimeout(f"half a reply, {b''.join(pieces)[:60]!r}, came within {self._timeout_s} s")
+            if size > MAX_LINE:
+                raise GarbledReply(f"{size} bytes without an end of line")
+            try:
+                data = self._receive(_PIECE)
+            except InstrumentTimeout as error:
+                raise InstrumentTimeout(f"{error}, save for {b''.join(pieces)[:60]!r}") from error
+            pieces.append(data)
+            size += len(data)
+        line, _, self._rest = b"".join(pieces).partition(b"\n")
+        return line.removesuffix(b"\r")
+
+    def query_block(self, message: bytes, make: Callable[[int], memoryview]) -> memoryview:
+        """Send a message, and receive the block of bytes that answers it straight into a buffer.
+
+        `make(size)` gives a buffer of that many bytes or more, or raises `GarbledReply` for a size that cannot be; the
+        part that was filled is returned. An indefinite block ends with the line. Raises as `query` does.
+        """
+        if self._rest or self._pending():
+            self._unasked()
+        try:
+            self._send(message + self._terminator)
+            # A small piece: all that it holds of the data must be copied.
+            data = self._receive(_SMALL)
+            while (header := block_header(data)) is None:
+                data += self._receive(_SMALL)
+            return self._block(data, header, make)
+        except (InstrumentTimeout, GarbledReply):
+            self.in_step = False
+            raise
+
+    def _block(self, data: bytes, header: BlockHeader, make: Callable[[int], memoryview]) -> memoryview:
+        if header.size is None:
+            line = self._line(data)[header.start :]
+            buffer = make(len(line))[: len(line)]
+            buffer[:] = line
+            return buffer
+        if header.size > MAX_BLOCK:
+            raise GarbledReply(f"a block of {header.size} bytes")
+        buffer = make(header.size)[: header.size]
+        body, tail = data[header.start : header.start + header.size], data[header.start + header.size :]
+        buffer[: len(body)] = body
+        at, deadline = len(body), time.monotonic() + self._timeout_s
+        while at < header.size:
+            at += self._pipe.receive_into(buffer[at:])
+            # As long as bytes come it may take its time; a trickle may not.
+            if time.monotonic() > deadline + at / 100_000:
+                raise InstrumentTimeout(f"{at} of {header.size} bytes came in {self._timeout_s} s and more")
+        while b"\n" not in tail:
+            if tail.strip(b"\r"):
+                raise GarbledReply(f"{tail[:60]!r} behind a block of {header.size} bytes")
+            tail += self._receive(_SMALL)
+        end, _, self._rest = tail.partition(b"\n")
+        if end.strip(b"\r"):
+            raise GarbledReply(f"{end[:60]!r} behind a block of {header.size} bytes")
+        return buffer
+
+    def resync(self, query: bytes, answer: bytes) -> int:
+        """Get in step again: throw replies away until `query` is answered with `answer`; how many bytes were thrown.
+
+        The instrument answers in order, so whatever is late comes before. Raises `InstrumentTimeout` when the answer
+        does not come within the timeout; then only a new connection helps.
+        """
+        thrown = len(self._rest) + self._pipe.drain()
+        self._rest = b""
+        self.in_step = False
+        self._send(query + self._terminator)
+        deadline, waiting = time.monotonic() + self._timeout_s, b""
+        while True:
+            waiting += self._receive(_PIECE)
+            *lines, waiting = waiting.split(b"\n")
+            for i, line in enumerate(lines):
+                # It may be glued to the beginning of a reply whose end never came.
+                if line.rstrip().endswith(answer):
+                    if any(lines[i + 1 :]) or waiting:
+                        raise InstrumentTimeout("replies go on coming that nobody asked for")
+                    self.in_step = True
+                    return thrown
+                thrown += len(line) + 1
+            waiting = waiting[-MAX_LINE:]
+            if time.monotonic() > deadline:
+                raise InstrumentTimeout(f"{query.decode()} was not answered within {self._timeout_s} s")
+
+    def close(self) -> None:
+        """End the connection, and with it a query that waits in another thread."""
+        self._pipe.close()
+
+
+def tcp(host: str, port: int, timeout_s: float, connect_timeout_s: float, terminator: bytes = b"\n") -> Link:
+    """A link to a TCP port."""
+    return Link(TcpPipe(host, port, timeout_s, connect_timeout_s), timeout_s, terminator)
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`. Raises `ValueError`."""
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"address: {address!r} is not host:port, for example 192.168.0.7:5025")
+    return host.lower(), int(port)

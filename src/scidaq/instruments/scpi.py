@@ -1,0 +1,664 @@
+"""Any instrument that speaks SCPI over TCP, declared in the configuration and not in code.
+
+Streams are polled: a row is one poll, its time the middle of it, its channels the replies to their queries. A reply
+that does not come or makes no sense is a *missing* value; the link then gets in step again before it asks anything
+else, so that a late reply is never taken for the answer to another question. `docs/instruments.md` shows how to
+declare one.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+from annotated_types import Ge, Gt, Le
+
+from scidaq.block import Block, Calibration, Channel, StreamSpec, schema
+from scidaq.clock import Clock
+from scidaq.errors import (
+    GarbledReply,
+    InstrumentDisconnected,
+    InstrumentError,
+    InstrumentTimeout,
+    InvalidBlock,
+    ParameterError,
+    WrongIdentity,
+)
+from scidaq.instruments import scpi_protocol as scpi
+from scidaq.instruments.driver import Identity, Parameter, Value
+from scidaq.instruments.links import Link, parse_address, tcp
+from scidaq.instruments.schedule import Schedule
+
+log = structlog.get_logger(__name__)
+
+GATHER_S = 0.05
+"""Rows of a fast poll are gathered for this long into one block."""
+MAX_TIMEOUTS = 2
+"""A poll ends after so many replies that did not come, so that a read ends in time; the rest of the row is missing."""
+MAX_ERRORS = 32
+"""Most entries taken out of an error queue at once: some instruments never say that it is empty."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ScpiChannel:
+    """One quantity, and how to ask for it."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    query: str
+    """What is sent, as `MEAS:VOLT:DC?`; channels of a stream with the same query share its reply."""
+    unit: str = "1"
+    """UCUM unit of what the instrument answers."""
+    dtype: str = "float64"
+    """A number type, `bool` or `text`; that of a block is said by `block`."""
+    max_bytes: Annotated[int, Ge(0), Le(65_536)] = 0
+    """For text: the longest reply in bytes; a longer one is missing, not cut."""
+    shape: tuple[int, ...] = ()
+    """For replies of several numbers: `[n]`, or `[height, width]`."""
+    labels: tuple[str, ...] = ()
+    """For shape `[n]`: a name per number."""
+    block: str | None = None
+    """For replies in an IEEE 488.2 block: the type and byte order of its numbers, as `float32 little`."""
+    index: Annotated[int, Ge(0)] | None = None
+    """Take only this item, from 0, of a reply with commas."""
+    scale: float | None = None
+    """With `offset`: physical value = reply * scale + offset."""
+    offset: float = 0.0
+    physical_unit: str | None = None
+    """UCUM unit of the physical value; that of the reply when left out."""
+    description: str = ""
+
+    def channel(self) -> Channel:
+        """As it appears in the schema. Raises `InvalidBlock` or `ValueError`."""
+        calibration = None
+        if self.scale is not None:
+            calibration = Calibration(self.scale, self.offset, self.physical_unit or self.unit)
+        elif self.offset or self.physical_unit:
+            raise ValueError("offset and physical_unit need scale")
+        dtype = self.dtype if self.block is None else scpi.BlockFormat.parse(self.block).dtype.name
+        if self.block is not None and self.index is not None:
+            raise ValueError("index is for replies with commas, not for a block")
+        if self.block is not None and not self.shape:
+            raise ValueError("a block needs a shape, as [1000]")
+        if self.index is not None and self.shape:
+            raise ValueError("index takes one number, so shape must be left out")
+        return Channel(
+            self.name, dtype, self.unit, self.shape, self.labels, calibration, self.max_bytes, self.description
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ScpiStream:
+    """Channels that are polled together."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    channels: tuple[ScpiChannel, ...]
+    rate_hz: Annotated[float, Gt(0), Le(1e6)] = 1.0
+    """Polls per second; those for which there is no time are left out and counted."""
+    combine: bool = False
+    """Send all queries as one message, joined by semicolons, for instruments that can take it."""
+
+    def spec(self) -> StreamSpec:
+        """As it is announced. Raises `ValueError` with the place of a mistake."""
+        channels = []
+        for c in self.channels:
+            try:
+                channels.append(c.channel())
+            except (InvalidBlock, ValueError) as error:
+                raise ValueError(f"streams.{self.name}.channels.{c.name}: {error}") from error
+        if self.combine and any(c.block is not None for c in self.channels):
+            raise ValueError(f"streams.{self.name}.combine: a block is asked for on its own")
+        try:
+            return StreamSpec(self.name, schema(channels))
+        except InvalidBlock as error:
+            raise ValueError(f"streams.{self.name}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ScpiParameter:
+    """A setting, and how to ask for it and change it."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    get: str
+    """The query, as `VOLT?`."""
+    set: str | None = None
+    """The command, with `{value}` where the value goes, as `VOLT {value}`; left out, it can only be read."""
+    unit: str = "1"
+    dtype: Literal["float64", "int64", "bool", "text"] = "float64"
+    limits: tuple[float, float] | None = None
+    """Lowest and highest value allowed."""
+    choices: tuple[float | int | str, ...] = ()
+    """The values allowed, when they can be listed."""
+    resolution: Annotated[float, Ge(0)] = 0.0
+    """How far the value read back may be from the one that was set."""
+    description: str = ""
+
+    def parameter(self) -> Parameter:
+        """As others see it."""
+        return Parameter(
+            self.name,
+            self.unit,
+            self.dtype,
+            self.limits,
+            self.choices,
+            self.set is not None,
+            self.resolution,
+            self.description,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ScpiOptions:
+    """An instrument that speaks SCPI over TCP."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    address: str
+    """`host:port`; raw SCPI sockets are usually port 5025."""
+    streams: tuple[ScpiStream, ...]
+    """What is polled."""
+    identity: str = ""
+    """A regular expression that the reply to `*IDN?` must contain, as `34465A,MY54`; asked at each connection."""
+    init: tuple[str, ...] = ()
+    """Commands sent before acquisition begins."""
+    safe: tuple[str, ...] = ()
+    """Commands that bring it to a state in which it may be left alone."""
+    parameters: tuple[ScpiParameter, ...] = ()
+    """Settings that can be read and changed."""
+    terminator: str = "\n"
+    """What ends a message to the instrument; its replies may end in LF or CR LF."""
+    timeout_s: Annotated[float, Gt(0), Le(60)] = 2.0
+    """How long a reply may take."""
+    connect_timeout_s: Annotated[float, Gt(0), Le(60)] = 3.0
+    """How long a connection may take."""
+    check_errors: Annotated[int, Ge(0)] = 0
+    """Ask for its error queue after the commands of `init` and after every so many polls; 0 is never."""
+
+
+@dataclass(slots=True)
+class ScpiCounts:
+    """What happened on this connection."""
+
+    polls: int = 0
+    missing: int = 0
+    """Values that are missing in rows."""
+    timeouts: int = 0
+    garbled: int = 0
+    """Replies that made no sense."""
+    resyncs: int = 0
+    device_errors: Counter[int] = field(default_factory=Counter)
+    """Entries of the instrument's own error queue, by code."""
+
+
+class ScpiClient:
+    """Questions and answers with one instrument: what the driver polls with, and programs may use alone."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.query = link.query
+        self.write = link.write
+        self._idn = b""
+
+    def identify(self) -> Identity:
+        """Ask `*IDN?`. Raises `GarbledReply` when that is no identity."""
+        reply = self.query(b"*IDN?").strip()
+        if not reply:
+            raise GarbledReply("*IDN? was answered with nothing")
+        self._idn = reply
+        fields = [part.strip() for part in reply.decode("latin-1").split(",", 3)]
+        return Identity(*(fields + [""] * (4 - len(fields))))
+
+    def array(self, query: bytes, block: scpi.BlockFormat, count: int | None = None) -> Array:
+        """The numbers of a block, in this machine's byte order, where they were received: nothing is copied.
+
+        With `count`, a block of another length is `GarbledReply` before memory is taken for it.
+        """
+        held: list[npt.NDArray[np.uint8]] = []
+
+        def make(size: int) -> memoryview:
+            if size % block.dtype.itemsize:
+                raise GarbledReply(f"a block of {size} bytes does not hold whole {block.dtype} numbers")
+            if count is not None and size != count * block.dtype.itemsize:
+                raise GarbledReply(f"a block of {size} bytes, where {count} {block.dtype} numbers belong")
+            held.append(np.empty(size, np.uint8))
+            return held[-1].data
+
+        size = len(self.link.query_block(query, make))
+        return block.native(held[-1][:size].view(block.dtype))
+
+    def errors(self) -> list[scpi.DeviceError]:
+        """Empty the instrument's error queue."""
+        found: list[scpi.DeviceError] = []
+        while len(found) < MAX_ERRORS:
+            error = scpi.device_error(self.query(b"SYST:ERR?"))
+            if error.code == 0:
+                break
+            found.append(error)
+        return found
+
+    def resync(self) -> None:
+        """Get in step again after a timeout or nonsense. Raises `InstrumentDisconnected` when that fails."""
+        try:
+            self.link.resync(b"*IDN?", self._idn)
+        except InstrumentError as error:
+            raise InstrumentDisconnected(f"it is out of step and cannot be brought back: {error}") from error
+
+
+# ---- a stream, ready to be polled -----------------------------------------------------------------------------------
+
+Parse = Callable[[Any], Any]
+_PARSERS: dict[str, Parse] = {"float64": scpi.number, "float32": scpi.number, "bool": scpi.boolean}
+
+
+def _parser(c: ScpiChannel) -> Parse:
+    """What makes a value of one reply (or item of one)."""
+    if c.block is not None:
+        return partial(_shaped, shape=c.shape)
+    if c.dtype == "text":
+        return partial(_text, max_bytes=c.max_bytes)
+    one = _PARSERS.get(c.dtype) or partial(_integer, limits=np.iinfo(c.dtype))
+    if not c.shape:
+        return one
+    return partial(_list, one=one, count=int(np.prod(c.shape)), shape=c.shape, dtype=np.dtype(c.dtype))
+
+
+def _shaped(array: Array, shape: tuple[int, ...]) -> Array:
+    if array.size != np.prod(shape):
+        raise GarbledReply(f"a block of {array.size} numbers, where the shape is {shape}")
+    return array.reshape(shape)
+
+
+def _text(data: bytes, max_bytes: int) -> bytes:
+    encoded = scpi.string(data).encode()
+    if len(encoded) > max_bytes or encoded.endswith(b"\0"):
+        raise GarbledReply(f"a text of {len(encoded)} bytes, where max_bytes is {max_bytes}")
+    return encoded
+
+
+def _integer(data: bytes, limits: np.iinfo[Any]) -> int:
+    value = scpi.integer(data)
+    if not limits.min <= value <= limits.max:
+        raise GarbledReply(f"{value} does not fit {limits.dtype}")
+    return value
+
+
+def _list(data: bytes, one: Parse, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    items = scpi.split(data)
+    if len(items) != count:
+        raise GarbledReply(f"{len(items)} numbers, where {count} belong")
+    return np.array([one(item) for item in items], dtype).reshape(shape)
+
+
+class _Group:
+    """Channels that one query answers."""
+
+    def __init__(self, query: str, block: str | None) -> None:
+        self.query = query.encode()
+        self.block = scpi.BlockFormat.parse(block) if block else None
+        self.members: list[tuple[int, int | None, Parse]] = []
+        """Position of the channel, item of the reply, what makes a value of it."""
+        self.count: int | None = None
+        """How many numbers a block has, where there is one channel."""
+        self.only: Parse | None = None
+        """The parser, where there is one channel that takes the whole reply."""
+
+
+class _Poll:
+    """One stream and the rows gathered so far."""
+
+    def __init__(self, o: ScpiStream) -> None:
+        self.spec = o.spec()
+        self.period_s = 1 / o.rate_hz
+        self.next_row = 0
+        groups: dict[tuple[str, str | None], _Group] = {}
+        for i, c in enumerate(o.channels):
+            group = groups.setdefault((c.query, c.block), _Group(c.query, c.block))
+            group.members.append((i, c.index, _parser(c)))
+        for group in groups.values():
+            (i, index, parse), *more = group.members
+            group.only = parse if index is None and not more else None
+            group.count = None if more else self.spec.schema.channels[i].elements
+        self.groups = list(groups.values())
+        self.combined = scpi.joined([c for c, _ in groups]).encode() if o.combine and len(groups) > 1 else None
+        channels = self.spec.schema.channels
+        self.blanks = [b"" if c.dtype == "text" else np.zeros(c.shape, c.numpy_dtype)[()] for c in channels]
+        self.clear()
+
+    def clear(self) -> None:
+        """No rows are gathered."""
+        self.times: list[int] = []
+        self.values: list[list[Any]] = [[] for _ in self.blanks]
+        self.holes: list[tuple[int, int]] = []
+        """(row, channel) of what is missing."""
+
+    def add(self, time_ns: int, row: dict[int, Any]) -> int:
+        """Keep a row; how many of its values are missing."""
+        # Two polls within the resolution of a slewed clock: time never goes back inside a stream.
+        self.times.append(max(time_ns, self.times[-1]) if self.times else time_ns)
+        for i, values in enumerate(self.values):
+            if i in row:
+                values.append(row[i])
+            else:
+                values.append(self.blanks[i])
+                self.holes.append((len(self.times) - 1, i))
+        return len(self.values) - len(row)
+
+    def block(self, now_ns: int) -> Block | None:
+        """The rows gathered, and forgets them."""
+        if not self.times:
+            return None
+        s, rows = self.spec.schema, len(self.times)
+        columns = tuple(np.array(v, d) for v, d in zip(self.values, s.dtypes, strict=True))
+        valid: list[npt.NDArray[np.bool_] | None] | None = None
+        if self.holes:
+            valid = [None] * len(columns)
+            for row, i in self.holes:
+                mask = valid[i]
+                if mask is None:
+                    mask = valid[i] = np.ones(rows, np.bool_)
+                mask[row] = False
+        times = np.array(self.times, np.int64)
+        masks = tuple(valid) if valid else None
+        block = Block(self.spec.name, 0, self.next_row, s, columns, self.times[0], times, masks, now_ns)
+        self.next_row += rows
+        self.clear()
+        return block
+
+
+# ---- the driver -----------------------------------------------------------------------------------------------------
+
+
+class ScpiDriver:
+    """Polls what the options say. Rows have no source numbers: they are counted from 0 at each arm."""
+
+    Options = ScpiOptions
+
+    def __init__(self, instrument_id: str, options: ScpiOptions, clock: Clock) -> None:
+        self._id, self._o, self._clock = instrument_id, options, clock
+        self._host, self._port = parse_address(options.address)
+        if not options.streams:
+            raise ValueError("streams: there is none")
+        self._polls = [_Poll(stream) for stream in options.streams]
+        names = [poll.spec.name for poll in self._polls]
+        if len(set(names)) != len(names):
+            raise ValueError("streams: two have the same name")
+        try:
+            self._identity = re.compile(options.identity)
+        except re.error as error:
+            raise ValueError(f"identity: {options.identity!r} is not a regular expression: {error}") from error
+        self._parameters = {p.name: p for p in options.parameters}
+        if len(self._parameters) != len(options.parameters):
+            raise ValueError("parameters: two have the same name")
+        if not set(options.terminator) <= {"\r", "\n"} or not options.terminator:
+            raise ValueError("terminator: is made of CR and LF")
+        self._client: ScpiClient | None = None
+        self._closed = threading.Event()
+        self._opening = threading.Lock()
+        self._schedule = Schedule([poll.period_s for poll in self._polls])
+        self.counts = ScpiCounts()
+        """What happened so far, written by the thread that reads."""
+
+    @property
+    def resource(self) -> str | None:
+        """`tcp://host:port`."""
+        return f"tcp://{self._host}:{self._port}"
+
+    @property
+    def missed_polls(self) -> int:
+        """Polls for which there was no time."""
+        return self._schedule.missed
+
+    # ---- the verbs ----
+
+    def identity(self) -> Identity:
+        """Connect, ask `*IDN?`, compare it with `identity` of the options. Raises `WrongIdentity`."""
+        client = self._connected()
+        found = client.identify()
+        if not self._identity.search(",".join((found.manufacturer, found.model, found.serial, found.firmware))):
+            raise WrongIdentity(f"at {self.resource} answers {found}, which is not {self._o.identity!r}")
+        return found
+
+    def describe(self) -> Sequence[StreamSpec]:
+        """As declared."""
+        return tuple(poll.spec for poll in self._polls)
+
+    def arm(self) -> Sequence[StreamSpec]:
+        """Send the commands of `init`, ask whether it took them, and begin to poll."""
+        client = self._open()
+        self._say(self._o.init)
+        if self._o.check_errors and (errors := client.errors()):
+            shown = "; ".join(f"{e.code} {e.message}" for e in errors)
+            raise InstrumentError(f"{self.resource} refused a command of init: {shown}")
+        for poll in self._polls:
+            poll.next_row = 0
+            poll.clear()
+        self._schedule.start(self._clock.monotonic_s())
+        return self.describe()
+
+    def read(self, timeout_s: float) -> Sequence[Block]:
+        """Poll what is due until the time is over, or rows have been gathered for a while."""
+        clock, schedule = self._clock, self._schedule
+        now = clock.monotonic_s()
+        end = now + timeout_s
+        gathered = False
+        while True:
+            index = schedule.due(now)
+            if index is not None:
+                self._poll(self._polls[index])
+                now = clock.monotonic_s()
+                end = end if gathered else min(end, now + GATHER_S)
+                gathered = True
+                if now < end:
+                    continue
+                break
+            pause = schedule.next_s() - now
+            if now + pause >= end:
+                # Nothing more is due in this read: do not let rows wait for it.
+                if not gathered and end > now:
+                    clock.wait(self._closed, end - now)
+                break
+            if clock.wait(self._closed, pause):
+                break
+            now = clock.monotonic_s()
+        self._open()
+        arrived = clock.now_ns()
+        return [block for poll in self._polls if (block := poll.block(arrived)) is not None]
+
+    def disarm(self) -> None:
+        """Nothing: it is only polled."""
+
+    def close(self) -> None:
+        """End the connection."""
+        with self._opening:
+            self._closed.set()
+            client = self._client
+        if client is not None:
+            client.link.close()
+
+    # ---- capabilities ----
+
+    def safe(self) -> None:
+        """Send the commands of `safe`, none where none are declared; returns when the instrument has read them."""
+        if self._o.safe:
+            self._say(self._o.safe)
+            self._ask("*IDN?")  # it answers in order
+
+    def parameters(self) -> Sequence[Parameter]:
+        """As declared."""
+        return tuple(p.parameter() for p in self._o.parameters)
+
+    def get(self, name: str) -> Value:
+        """Ask for one."""
+        declared = self._declared(name)
+        reply = self._ask(declared.get)
+        if declared.dtype == "text":
+            return scpi.string(reply)
+        if declared.dtype == "bool":
+            return scpi.boolean(reply)
+        return scpi.integer(reply) if declared.dtype == "int64" else scpi.number(reply)
+
+    def set(self, name: str, value: Value) -> Value:
+        """Send it and ask for it."""
+        declared = self._declared(name)
+        if declared.set is None:
+            raise ParameterError(f"parameter {name!r} can only be read")
+        # A line end in a value would be a second command.
+        text = str(int(value)) if isinstance(value, bool) else str(value)
+        if not text.isprintable():
+            raise ParameterError(f"parameter {name!r}: {value!r} holds characters that cannot be sent")
+        self._say([declared.set.replace("{value}", text)])
+        if self._o.check_errors and (errors := self._open().errors()):
+            raise ParameterError(f"parameter {name!r}: the instrument refused {value!r}: {errors[0].message}")
+        return self.get(name)
+
+    def _declared(self, name: str) -> ScpiParameter:
+        try:
+            return self._parameters[name]
+        except KeyError:
+            known = ", ".join(self._parameters) or "none"
+            raise ParameterError(f"no parameter {name!r}; there are {known}") from None
+
+    # ---- inside ----
+
+    def _connected(self) -> ScpiClient:
+        if self._client is not None:
+            return self._open()
+        if self._closed.is_set():
+            raise InstrumentDisconnected(f"{self.resource} is closed")
+        o = self._o
+        link = tcp(self._host, self._port, o.timeout_s, o.connect_timeout_s, o.terminator.encode())
+        with self._opening:
+            if self._closed.is_set():  # while it was being connected
+                link.close()
+                raise InstrumentDisconnected(f"{self.resource} is closed")
+            self._client = ScpiClient(link)
+        return self._client
+
+    def _open(self) -> ScpiClient:
+        if self._client is None or self._closed.is_set():
+            raise InstrumentDisconnected(f"{self.resource} is not connected")
+        return self._client
+
+    def _say(self, commands: Sequence[str]) -> None:
+        client = self._open()
+        for command in commands:
+            if "?" in command.split(" ", 1)[0]:
+                self._ask(command)  # its reply must not be taken for another's
+            else:
+                client.write(command.encode())
+
+    def _ask(self, query: str) -> bytes:
+        client = self._open()
+        if not client.link.in_step:
+            client.resync()
+        return client.query(query.encode())
+
+    def _poll(self, poll: _Poll) -> None:
+        """Ask all queries of a stream once; what cannot be had is missing."""
+        client, clock, counts = self._open(), self._clock, self.counts
+        row: dict[int, Any] = {}
+        began = clock.now_ns()
+        if poll.combined is not None:
+            self._take_combined(client, poll, row)
+        else:
+            timeouts = 0
+            for group in poll.groups:
+                timeouts += not self._take(client, group, row)
+                if timeouts == MAX_TIMEOUTS:
+                    break
+        ended = clock.now_ns()
+        counts.polls += 1
+        if row:
+            counts.missing += poll.add((began + ended) // 2, row)
+        else:
+            counts.missing += poll.add(ended, row)
+        every = self._o.check_errors
+        if every and counts.polls % every == 0:
+            self._note_errors(client)
+
+    def _take(self, client: ScpiClient, group: _Group, row: dict[int, Any]) -> bool:
+        """Ask one query and put its values into the row; False when the reply did not come."""
+        try:
+            if group.block is not None:
+                reply: Any = client.array(group.query, group.block, group.count)
+            else:
+                reply = client.query(group.query)
+            if group.only is not None:
+                row[group.members[0][0]] = group.only(reply)
+            else:
+                self._spread(group, reply, row)
+        except InstrumentTimeout as error:
+            self._unheard(client, group.query, error)
+            return False
+        except GarbledReply as error:
+            self._unheard(client, group.query, error)
+        return True
+
+    def _spread(self, group: _Group, reply: Any, row: dict[int, Any]) -> None:
+        """Values of all channels of a reply. Raises `GarbledReply` for one of them when it has taken the others."""
+        items = scpi.split(reply) if any(index is not None for _, index, _ in group.members) else []
+        problem: GarbledReply | None = None
+        for i, index, parse in group.members:
+            if index is not None and index >= len(items):
+                problem = GarbledReply(f"{len(items)} items, where number {index} is asked for")
+                continue
+            try:
+                row[i] = parse(reply if index is None else items[index])
+            except GarbledReply as error:
+                problem = error
+        if problem is not None:
+            raise problem
+
+    def _take_combined(self, client: ScpiClient, poll: _Poll, row: dict[int, Any]) -> None:
+        message = poll.combined or b""
+        try:
+            replies = scpi.split(client.query(message), b";")
+            if len(replies) != len(poll.groups):
+                raise GarbledReply(f"{len(replies)} replies to {len(poll.groups)} queries")
+        except (InstrumentTimeout, GarbledReply) as error:
+            self._unheard(client, message, error)
+            return
+        for group, reply in zip(poll.groups, replies, strict=True):
+            try:
+                self._spread(group, reply, row)
+            except GarbledReply as error:
+                self._unheard(client, group.query, error)
+
+    def _unheard(self, client: ScpiClient, query: bytes, error: Exception) -> None:
+        """Count a reply that is missing, and get in step. Raises `InstrumentDisconnected` when that fails."""
+        counts = self.counts
+        if isinstance(error, InstrumentTimeout):
+            counts.timeouts += 1
+        else:
+            counts.garbled += 1
+        if counts.timeouts + counts.garbled == 1:
+            log.warning("reply missing", instrument=self._id, query=query.decode(), error=str(error))
+        if not client.link.in_step or isinstance(error, GarbledReply):
+            counts.resyncs += 1
+            client.resync()
+
+    def _note_errors(self, client: ScpiClient) -> None:
+        try:
+            errors = client.errors()
+        except (InstrumentTimeout, GarbledReply) as error:
+            self._unheard(client, b"SYST:ERR?", error)
+            return
+        for code, message in errors:
+            if not self.counts.device_errors[code]:
+                log.warning("instrument reports an error", instrument=self._id, code=code, message=message)
+            self.counts.device_errors[code] += 1
