@@ -10,6 +10,9 @@ import pytest
 
 from scidaq.clock import SystemClock
 from scidaq.config import Config, Origin
+from scidaq.config.layers import Tree
+from scidaq.config.validation import refused
+from scidaq.instruments import find_drivers
 
 Load = Callable[..., Config]
 Problems = Callable[..., list[str]]
@@ -251,8 +254,8 @@ config/default.toml:13: storrage: unknown section; did you mean storage?
 config/default.toml:16: logging.level: found true, expected "debug", "info", "warning" or "error"
 config/default.toml:19: instruments.adc.rate_hx: unknown key; did you mean rate_hz?
 config/default.toml:20: instruments.adc.channels: found 0, expected an integer from 1 to 4096
-config/default.toml:21: instruments.adc.record: found "alway", expected "always", "runs" or "never" or a table, \
-each value "always", "runs" or "never"
+config/default.toml:21: instruments.adc.record: found "alway", expected "always", "runs" or "never" or a table \
+of "always", "runs" or "never"
 config/default.toml:24: instruments.adc.faults[1].kind: found "explode", expected "drop", "duplicate", "conflict", \
 "late", "lag", "disconnect" or "hang"
 config/default.toml:24: instruments.adc.faults[1].every_s: found 0, expected a number above 0
@@ -288,6 +291,43 @@ def test_every_mistake_is_told_at_once(problems: Problems) -> None:
 def test_a_section_that_contradicts_itself(problems: Problems) -> None:
     assert problems("[station]\nname = 'No Good'") == [
         "config/default.toml:2: station.name: 'No Good' is not 1 to 64 characters of a-z 0-9 _ -"
+    ]
+
+
+SCPI = """
+[instruments.dmm]
+driver = "scpi"
+address = "lab:5025"
+[[instruments.dmm.streams]]
+name = "dc"
+channels = [{ name = "v", query = "V?" }]
+[[instruments.dmm.streams]]
+name = "ac"
+[[instruments.dmm.streams.channels]]
+name = "v"
+query = "V?"
+unit = "volts"
+"""
+
+SAID_OF_SCPI = """\
+config/default.toml:10: instruments.dmm.streams[1].channels[0]: channel 'v': 'volts' is not a unit: \
+'volts' is no UCUM unit; did you mean 'V'?
+"""
+
+
+def test_a_driver_names_the_place_of_a_mistake(problems: Problems) -> None:
+    assert problems(SCPI, drivers=find_drivers()) == SAID_OF_SCPI.splitlines()
+
+
+def test_a_message_of_a_driver_is_split_at_the_fields_that_it_names() -> None:
+    tree = Tree({"i": {"a": 1, "list": [{"name": "x", "b": 2}]}}, {("i",): Origin("f", 1), ("i", "a"): Origin("f", 2)})
+    said = "a: too low; maybe; list.x.b: wrong; list[0].c: missing; z: no such; list.y: odd"
+    assert [(p.origin.line, p.key, p.message) for p in refused(said, ("i",), tree)] == [
+        (2, "i.a", "too low; maybe"),
+        (1, "i.list[0].b", "wrong"),
+        (1, "i.list[0]", "c: missing"),
+        (1, "i", "z: no such"),
+        (1, "i.list", "y: odd"),
     ]
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args
 
-from scidaq.config.layers import PREFIX
 from scidaq.config.loading import SECTIONS
 from scidaq.config.model import InstrumentOptions
 from scidaq.config.words import element, expected, field_docs, hints, value_words
@@ -75,41 +73,37 @@ hang_after_s = 5
 def reference() -> str:
     """The page, in Markdown."""
     parts = [INTRODUCTION]
-    for name, kind in SECTIONS.items():
-        parts.append(f"## `[{name}]`\n\n{_lines((name,), kind)}")
-    parts += [INSTRUMENTS, _lines(("instruments", "<id>"), InstrumentOptions)]
+    parts += [f"## `[{name}]`\n\n{_table(kind)}" for name, kind in SECTIONS.items()]
+    parts += [INSTRUMENTS, _table(InstrumentOptions)]
     drivers = find_drivers()
     for name in drivers:
         driver: Any = drivers[name]
-        if not driver.__module__.startswith("scidaq."):
-            continue  # another package's, which has a page of its own
-        title = (driver.Options.__doc__ or "").partition("\n")[0]
-        parts.append(f"### Driver `{name}`\n\n{title}\n\n{_lines(('instruments', '<id>'), driver.Options)}")
+        if driver.__module__.startswith("scidaq."):  # another package's has a page of its own
+            title = (driver.Options.__doc__ or "").partition("\n")[0]
+            parts.append(f"### Driver `{name}`\n\n{title}\n\n{_table(driver.Options)}")
     return "\n".join(parts)
 
 
-def _lines(path: tuple[str, ...], kind: type) -> str:
-    return "".join(_entries(path, kind))
+def _table(kind: type) -> str:
+    rows = [("setting", "value", "default", "meaning"), ("---",) * 4, *_rows(kind)]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
-def _entries(path: tuple[str, ...], kind: type) -> Iterator[str]:
-    """An entry for each setting, and behind it those of the tables inside it."""
-    docs, default = field_docs(kind), {f.name: _default(f) for f in fields(kind)}
+def _rows(kind: type, around: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """A row for each setting, and behind it those of the tables inside it."""
+    docs, defaults = field_docs(kind), {f.name: _default(f) for f in fields(kind)}
     for name, annotation in hints(kind).items():
-        key = ".".join((*path, name))
-        inner, many = _table_inside(annotation)
-        words = expected(annotation)
-        facts = words[:1].upper() + words[1:] + default[name]
-        yield f"- **`{key}{'[]' if many else ''}`** ({facts}). {docs.get(name, '')}"
-        variable = PREFIX + "__".join((*path, name)).upper()
-        yield "\n" if inner else f"\n  `{variable}`\n"
+        inner, many = _inside(annotation)
+        key = f"{around}{name}{'[]' if many else ''}"
+        doc = " ".join(docs.get(name, "").split())
+        yield f"`{key}`", expected(annotation), defaults[name], doc
         if inner is not None:
-            yield from _entries((*path, name + ("[]" if many else "")), inner)
+            yield from _rows(inner, f"{key}.")
 
 
-def _table_inside(annotation: Any) -> tuple[type | None, bool]:
-    """The dataclass that a setting is, or is an array of."""
-    for candidate in (annotation, *_members(annotation)):
+def _inside(annotation: Any) -> tuple[type | None, bool]:
+    """The dataclass that a setting is, or is an array of, and whether it is an array."""
+    for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and is_dataclass(candidate):
             return candidate, False
         inner = element(candidate)
@@ -118,17 +112,13 @@ def _table_inside(annotation: Any) -> tuple[type | None, bool]:
     return None, False
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
-    if get_origin(annotation) not in (Union, UnionType):
-        return ()
-    return tuple(m for m in get_args(annotation) if m is not NoneType)
-
-
-def _default(one: Any) -> str:
-    """What a setting is when nobody sets it, in words that follow its type."""
+def _default(one: Field[Any]) -> str:
+    """What a setting is when nobody sets it."""
     value = one.default_factory() if one.default_factory is not MISSING else one.default
     if value is MISSING:
-        return "; must be set"
+        return "*must be set*"
     if value is None or is_dataclass(value) or value in ((), [], {}, ""):
         return ""
-    return f"; default `{value_words(str(value) if isinstance(value, Path) else value)}`"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return f"`{value_words(str(value) if isinstance(value, Path) else value)}`"

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 _MISSING = ("missing", "missing_argument")
-_FIELD = re.compile(r"[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*|\[\d+\])*: ")
+_NAMED = re.compile(r"[A-Za-z_][\w\-]*(?:\.[\w:\-]+|\[\d+\])*: ")
 
 
 def check(
@@ -127,13 +127,24 @@ def _first_lower(text: str) -> str:
 
 
 def refused(message: str, path: Path, tree: Tree) -> Iterator[Problem]:
-    """What options say of themselves (`rate_hz: too low; unit: ...`): each part at the field that it names."""
-    for part in re.split(f"; (?={_FIELD.pattern})", message):
-        found = _FIELD.match(part)
-        if found:
-            inner = tuple(int(p) if p.isdigit() else p for p in re.findall(r"\w+", found[0]))
-            if tree.get((*path, *inner[:1])) is not None:
-                full = (*path, *inner)
-                yield Problem(tree.origin(full), dotted(full), part[found.end() :])
-                continue
-        yield Problem(tree.origin(path), dotted(path), part)
+    """What options say of themselves (`rate_hz: too low; streams.dc.unit: ...`): each part at what it names.
+
+    An element of an array is named by its position, as in `streams[0]`, or by its `name`.
+    """
+    for part in re.split(f"; (?={_NAMED.pattern})", message):
+        named = _NAMED.match(part)
+        names = re.findall(r"[^.\[\]]+", named[0][:-2]) if named else []
+        full, rest = path, names
+        while rest and (inner := _named(tree.get(full), rest[0])) is not None:
+            full, rest = (*full, inner), rest[1:]
+        text = part[named.end() :] if named and len(rest) < len(names) else part
+        prefix = ".".join(rest) + ": " if rest and len(rest) < len(names) else ""
+        yield Problem(tree.origin(full), dotted(full), prefix + text)
+
+
+def _named(value: Any, name: str) -> str | int | None:
+    """The key, or position, of what is called `name` in a table or an array; None when there is none."""
+    if isinstance(value, list):
+        position = [i for i, one in enumerate(value) if isinstance(one, dict) and one.get("name") == name]
+        return position[0] if position else int(name) if name.isdecimal() and int(name) < len(value) else None
+    return name if isinstance(value, dict) and name in value else None

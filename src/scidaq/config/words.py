@@ -10,6 +10,7 @@ import difflib
 import inspect
 import json
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -60,9 +61,8 @@ def expected(annotation: Any) -> str:
         return _PLAIN[base] + _range(limits)
     inner = element(annotation)
     if inner is not None:
-        each = expected(inner)
         kind = "a table" if _is_table(base) else "an array"
-        return f"{kind}, each value {each}" if each and kind == "a table" else f"{kind} of {each}" if each else kind
+        return f"{kind} of {each}" if (each := _plural(expected(inner))) else kind
     return "a table" if _is_table(base) else ""
 
 
@@ -145,7 +145,11 @@ def _range(limits: Sequence[Any]) -> str:
 
 
 def _number(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e6 else f"{value}"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _plural(words: str) -> str:
+    return re.sub(r"\ban? (array|integer|number|path|string|table)\b", r"\1s", words)
 
 
 def _or(words: Sequence[str]) -> str:
