@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -171,7 +172,7 @@ class Block:
         head = blocks[0]
         if len(blocks) == 1:
             return head
-        for before, after in zip(blocks, blocks[1:], strict=False):
+        for before, after in pairwise(blocks):
             if not after.follows(before):
                 raise after._invalid(f"row {after.first} does not follow row {before.end} of {before.stream}")
         valid: tuple[Mask | None, ...] | None = None

@@ -111,6 +111,11 @@ class Ledger:
         """Rows delivered that nothing accounts for (negative: accounted for twice). 0 when the book balances."""
         return self.delivered - (self.recorded + self.gaps + self.duplicates + self.left_out + self.expired)
 
+    @property
+    def age(self) -> tuple[int, int]:
+        """Grows from each commit of an epoch to the next: of two books the one with the higher is the newer."""
+        return self.delivered, self.recorded + self.left_out + self.expired
+
     def as_list(self) -> list[int]:
         """The six numbers in the order of the fields, as they go into files."""
         return [self.delivered, self.recorded, self.gaps, self.duplicates, self.left_out, self.expired]

@@ -34,6 +34,10 @@ class Reason(StrEnum):
     """A stage was too late to see them."""
     RETENTION = "retention"
     """They were removed by the rules of retention."""
+    POLICY = "policy"
+    """They were left out by the recording policy: said when reading, never recorded as a gap."""
+    UNEXPLAINED = "unexplained"
+    """No record explains the hole, so data was damaged: said when reading and verifying, never recorded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,14 @@ _METRIC = frozenset(
     "m s g rad K C cd mol sr Hz N Pa J W A V F Ohm S Wb Cel T H lm lx Bq Gy Sv l L ar t bar u eV pc "
     "B Np B[SPL] B[V] B[mV] B[uV] B[10.nV] B[W] B[kW] bit By Bd kat U [iU] [IU] eq osm cal cal_[15] cal_[20] cal_[m] "
     "cal_[IT] cal_[th] st Ky Gal dyn erg P Bi St Mx G Oe Gb sb Lmb ph Ci R RAD REM [g] [c] [h] [k] [eps_0] [mu_0] [e] "
-    "[m_e] [m_p] [G] m[H2O] m[Hg] g% mho tex [degRe] kat g.m/s2 att".split()
+    "[m_e] [m_p] [G] m[H2O] m[Hg] g% mho tex [degRe] att".split()
 )
 _PLAIN = frozenset(
     "1 % [ppth] [ppm] [ppb] [pptr] [pi] gon deg ' '' min h d a_t a_j a_g a wk mo_s mo_j mo_g mo AU atm [lbf_av] "
     "gf lbf [ly] [in_i] [ft_i] [yd_i] [fth_i] [pc_i] [pca] [mi_i] [nmi_i] [kn_i] [sin_i] [sft_i] [mil_i] [acr_us] "
-    "[in_us] [ft_us] [yd_us] [mi_us] [gal_us] [qt_us] [pt_us] [foz_us] [bbl_us] [gal_br] [oz_av] [lb_av] [gr] [ston_av] "
-    "[lton_av] [oz_tr] [degF] [degR] [Btu] [Btu_IT] [Btu_th] [HP] [psi] [in_i'H2O] [in_i'Hg] circ sph [pH] 10* 10^ "
-    "bit_s [smoot] [Amb] [S] [car_m] [car_Au] Cel_diff [APL'U] [arb'U] [CFU] [PFU] [pnt] [pca_pr] [cicero]".split()
+    "[in_us] [ft_us] [yd_us] [mi_us] [gal_us] [qt_us] [pt_us] [foz_us] [bbl_us] [gal_br] [oz_av] [lb_av] [gr] "
+    "[ston_av] [lton_av] [oz_tr] [degF] [degR] [Btu] [Btu_IT] [Btu_th] [HP] [psi] [in_i'H2O] [in_i'Hg] circ sph [pH] "
+    "10* 10^ bit_s [smoot] [Amb] [S] [car_m] [car_Au] [APL'U] [arb'U] [CFU] [PFU] [pnt] [pca_pr] [cicero]".split()
 )
 _COMPONENT = re.compile(
     r"(?P<atom>(?:\[[^\]]*\]|[^\d+\-./(){}\[\]]|10[*^]|'{1,2})*(?:\[[^\]]*\])?)(?P<exp>[+-]?\d+)?(?P<note>\{[\x21-\x7a|~]*\})?"
@@ -33,7 +33,8 @@ _COMPONENT = re.compile(
 _COMMON = {"degC": "Cel", "C°": "Cel", "°C": "Cel", "Ohms": "Ohm", "ohm": "Ohm", "Ω": "Ohm", "sec": "s", "volt": "V",
            "volts": "V", "hz": "Hz", "byte": "By", "bytes": "By", "B/s": "By/s", "percent": "%", "K°": "K", "°": "deg",
            "amp": "A", "amps": "A", "counts": "{count}", "count": "{count}", "µV": "uV", "µA": "uA", "µm": "um",
-           "µs": "us", "mbar.l": "mbar.L", "psi": "[psi]", "": "1", "degF": "[degF]", "°F": "[degF]", "rpm": "{rev}/min"}  # fmt: skip
+           "µs": "us", "mbar.l": "mbar.L", "psi": "[psi]", "": "1", "degF": "[degF]", "°F": "[degF]",
+           "rpm": "{rev}/min"}  # fmt: skip
 
 
 def _atom_known(atom: str) -> bool:

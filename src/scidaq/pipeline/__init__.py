@@ -4,7 +4,7 @@ Knows neither hardware nor disks; it meets the rooms beside it over `Block`, `Ga
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
@@ -29,7 +29,7 @@ __all__ = [
 class Options:
     """What the operator may choose about the way of blocks."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     ring_bytes: Annotated[int, Ge(1 << 16)] = 256 << 20
     """Bytes per stream that may wait for the recorder; more become a gap of reason *overflow*."""

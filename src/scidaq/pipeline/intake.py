@@ -1,7 +1,7 @@
 """The intake: the door of a station, where the blocks of a driver get their epoch, row index and time.
 
-It counts what the source delivered, in a book of its own: the recorder keeps another from what reaches the disk, and the
-two must agree. It also sees every hole in the numbering and says why it is there.
+It counts what the source delivered, in a book of its own: the recorder keeps another from what reaches the disk, and
+the two must agree. It also sees every hole in the numbering and says why it is there.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 | reader | when it is slow |
 |---|---|
-| `Hold` (the recorder, one) | the ring keeps every entry until it is released; when the ring is full, the newest block is refused and becomes a gap of reason *overflow* |
+| `Hold` (the recorder) | every entry is kept until it is released; a block that finds no room is refused: a gap |
 | `Budget` (a stage) | may lag behind by a fixed number of bytes; beyond that it is told the range that it missed |
 | `Latest` (a viewer) | gets the newest block and how many it skipped |
 

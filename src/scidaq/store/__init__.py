@@ -6,7 +6,7 @@ made the blocks. `docs/format/` specifies every byte.
 
 from typing import TYPE_CHECKING, Any
 
-from scidaq.store.directory import StationFile, check_directory, file_system, open_station, read_station
+from scidaq.store.directory import CATALOG, StationFile, check_directory, file_system, open_station, read_station
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import Mark, read_marks
 from scidaq.store.files import Buffer, File, Files, PortableFiles, PosixFiles, make_directory, publish, system_files
@@ -17,6 +17,7 @@ from scidaq.store.recorder import Projection, Recorder, RecorderStats, SegmentFa
 from scidaq.store.recovery import Found, Known, Recovered, found_segment, recover
 from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter, decode, scan, whole_segment
 from scidaq.store.track import Policy, Stand
+from scidaq.store.verifying import Balance, Problem, Report, verify
 from scidaq.store.writing import WritingStats
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ _OF_THE_CATALOG = {  # these need SQLAlchemy, which takes half a second to impor
 }
 
 __all__ = [
+    "CATALOG",
     "DURABLE_MAP",
+    "Balance",
     "Buffer",
     "Buffers",
     "Damage",
@@ -49,6 +52,7 @@ __all__ = [
     "Policy",
     "PortableFiles",
     "PosixFiles",
+    "Problem",
     "Projection",
     "Projector",
     "ProjectorStats",
@@ -56,6 +60,7 @@ __all__ = [
     "Recorder",
     "RecorderStats",
     "Recovered",
+    "Report",
     "Segment",
     "SegmentFacts",
     "SegmentName",
@@ -87,6 +92,7 @@ __all__ = [
     "stream_directories",
     "streams",
     "system_files",
+    "verify",
     "whole_segment",
 ]
 

@@ -17,6 +17,7 @@ from scidaq.store.files import File, Files, make_directory, publish
 FORMAT = 1
 STATION = "station.json"
 LOCK = "LOCK"
+CATALOG = "catalog.sqlite"
 NETWORK = frozenset(
     "nfs nfs4 cifs smb3 smbfs 9p afs ceph glusterfs lustre fuse.sshfs fuse.s3fs fuse.rclone ncpfs".split()
 )
@@ -99,9 +100,9 @@ def check_directory(data_dir: Path, allow_network: bool = False) -> None:
     if data_dir.is_dir() and (data_dir / STATION).exists():
         read_station(data_dir)
     elif data_dir.is_dir() and (others := _entries(data_dir)):
+        some = ", ".join(others[:3]) + (", ..." if others[3:] else "")
         raise ForeignDirectory(
-            f"{data_dir} holds things that scidaq did not make ({', '.join(others[:3])}{', ...' if others[3:] else ''}); "
-            "give an empty or a new directory as --data-dir"
+            f"{data_dir} holds things that scidaq did not make ({some}); give an empty or a new directory as --data-dir"
         )
 
 

@@ -1,9 +1,9 @@
 """The journal: one file for the small commits of all slow streams, one write and one sync for all of them.
 
-A journal file is an Arrow IPC stream like a segment, with the same chained checksum; each batch is one commit, each row
-of it what one stream has to keep: a packed block, or only gaps and the book. It is self-contained: the epoch of a stream
-stands before its first row in each file. Rows move on to their segments; a file whose rows have all moved is removed.
-Replaying goes by row index, so doing it twice changes nothing.
+A journal file is an Arrow IPC stream like a segment, with the same chained checksum; each batch is one commit, each
+row of it what one stream has to keep: a packed block, or only gaps and the book. It is self-contained: the epoch of
+a stream stands before its first row in each file. Rows move on to their segments; a file whose rows have all moved is
+removed. Replaying goes by row index, so doing it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ class JournalWriter:
             pieces += [b"", offsets.tobytes(), b"".join(texts)]
         facts = orjson.dumps({"id": self.id, "seq": self._seq, "prev": f"{self._crc:08x}", "synced": self.at})
         sizes = [len(p) for p in pieces]
-        out, body = wire.batch_header(self._shape, rows, [(rows, 0)] * _NODES, sizes, facts, PAGE, self.at)
+        out, _ = wire.batch_header(self._shape, rows, [(rows, 0)] * _NODES, sizes, facts, PAGE, self.at)
         for piece in pieces:
             out += piece
             out += bytes(-len(piece) % wire.ALIGN)
@@ -149,7 +150,7 @@ def _texts(offsets: Bytes, data: Bytes, rows: int) -> list[Bytes]:
     bounds = offsets[: 4 * (rows + 1)].view(np.int32)
     if len(bounds) != rows + 1 or (np.diff(bounds) < 0).any() or bounds[0] < 0 or bounds[-1] > len(data):
         raise InvalidBlock("the offsets of a text are wrong")
-    return [data[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [data[a:b] for a, b in pairwise(bounds)]
 
 
 def read_journal(data: memoryview, path: Path) -> Iterator[Record | Damage]:

@@ -4,8 +4,8 @@ It is split in two so that a slow sync never delays it: this thread looks at eac
 decides every `sync_interval_ms` what a commit is; the commit thread writes, syncs and publishes. The ring keeps every
 row until it is durable, so that whatever the disk refuses can be written again elsewhere.
 
-Per interval, a stream with at least 64 KiB goes straight to its segment; what all the others have goes together into one
-commit of the journal, and from there to their segments later, in larger pieces.
+Per interval, a stream with at least 64 KiB goes straight to its segment; what all the others have goes together into
+one commit of the journal, and from there to their segments later, in larger pieces.
 """
 
 from __future__ import annotations
@@ -403,8 +403,8 @@ class Recorder:
         if track.conflicts == block.rows:
             error = ConflictingRows(f"{track.stream} epoch {block.epoch}: rows [{block.first}, {block.end}) came again")
             log.error("rows came again with other content", stream=track.stream, error=str(error))
-        content, id = whole_segment(book.epoch, [block], self._station, self._clock.now_ns())
-        path = self._dir / "quarantine" / f"{track.stream.replace('/', '.')}-conflict-{id}.arrows"
+        content, uuid = whole_segment(book.epoch, [block], self._station, self._clock.now_ns())
+        path = self._dir / "quarantine" / f"{track.stream.replace('/', '.')}-conflict-{uuid}.arrows"
         self._put(Call(Target(path, False), partial(publish, self._files, path, content)))
 
     def _hold(self, track: Track, entry: Entry) -> None:
@@ -897,7 +897,7 @@ class Recorder:
         return self._commit_segment(track, seal=True)
 
     def _drain(self) -> None:
-        """Bring everything to an end; runs in the encoding thread until nothing is left or the disk refuses for good."""
+        """Bring everything to an end, in the encoding thread, until nothing is left or the disk refuses for good."""
         self._ready.clear()
         for track in self._tracks.values():
             self._active.add(track.stream)

@@ -256,10 +256,10 @@ def _stand(files: Files, directory: Path, segments: list[tuple[SegmentName, Know
         return None
     book = Book(opened.epoch)
     ledger = Ledger()
-    for name, s in newest:
+    for _, s in newest:
         for first, end in s.ranges:
             book.recorded.add(first, end)
-        if s.ledger.delivered >= ledger.delivered:
+        if s.ledger.age >= ledger.age:
             ledger = s.ledger
         if s.ledger.left_out and not book.left_out:
             _left_out(files, directory, number, book)
@@ -267,7 +267,6 @@ def _stand(files: Files, directory: Path, segments: list[tuple[SegmentName, Know
             book.first_ns = s.first_ns
         if s.last_ns is not None:
             book.last_ns = max(book.last_ns, s.last_ns)
-        del name
     book.last_row = book.recorded.end - 1
     _take_over(book, ledger)
     return Stand(book, last_name.generation + 1)
@@ -330,7 +329,7 @@ def _replay(stream: str, records: list[tuple[int, Record]], out: Recovered) -> N
             continue
         fresh = _missing(book, record.block)
         left_out = tuple(r for a, b in record.left_out for r in book.left_out.missing(a, b))
-        ahead = record.ledger.delivered > book.delivered or record.high > book.high
+        ahead = record.ledger.age > book.snapshot(-1).ledger().age
         _count(book, fresh)
         for first, end in left_out:
             book.left_out.add(first, end)

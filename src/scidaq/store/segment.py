@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import mmap
 import re
-import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import orjson
@@ -47,7 +47,7 @@ class SegmentName(NamedTuple):
 
 
 class Buffers:
-    """A fixed number of page-aligned buffers, handed out and taken back; owned by the recorder, used from two threads."""
+    """A fixed number of page-aligned buffers, handed out and taken back; used from two threads."""
 
     def __init__(self, count: int, size: int) -> None:
         self.size = size
@@ -116,7 +116,7 @@ class SegmentWriter:
 
     def __init__(self, epoch: Epoch, name: SegmentName, station: str, created_ns: int, buffers: Buffers) -> None:
         self.epoch, self.name, self.buffers, self.created_ns = epoch, name, buffers, created_ns
-        self.id = str(uuid.uuid4())
+        self.id = str(uuid4())
         self.totals = Totals()
         self.chunks: deque[Chunk] = deque()
         self.synced = 0
@@ -163,7 +163,7 @@ class SegmentWriter:
         return done
 
     def commit(self, high: int, ledger: Ledger, left_out: Sequence[tuple[int, int]], gaps: Sequence[Gap] = ()) -> bool:
-        """End a commit: a batch without rows that carries the book and pads to a page. False while no buffer is free."""
+        """End a commit: a batch without rows that has the book and pads to a page. False while no buffer is free."""
         facts = self._commit_facts(high, ledger, left_out, gaps)
         if not self._message(0, [(0, 0)] * self._shape.nodes, [_NONE] * self._shape.buffers, facts, PAGE):
             return False
@@ -332,17 +332,17 @@ def scan(
     """Every message of a file in order, the schema first, with what is wrong in between.
 
     Batches behind damage are found again by the segment's UUID; swapped and repeated ones are reported and still given,
-    since their rows are intact. With `check` every byte is read; without, only the headers. An end-of-stream marker that
-    no seal precedes, or that more bytes follow, is damage; the mere end of the file is not (a segment that grows).
+    since their rows are intact. With `check` every byte is read; without, only the headers. An end-of-stream marker
+    that no seal precedes, or that more bytes follow, is damage; the mere end of the file is not (a segment that grows).
     """
     try:
         head = wire.parse(data, 0, path)
         if head.kind != wire.SCHEMA or head.crc != wire.checksum(data, head, 0):
             raise Corrupt(path, 0, "the checksum of the schema is wrong")
         at, previous, seq = head.end, head.crc, 0
-        id = str(head.facts["id"])
+        uuid = str(head.facts["id"])
         schema = Epoch.from_json(head.facts).schema if head.facts.get("kind") == "segment" else schema_of
-        needle = b'{"id":"' + id.encode() + b'"'
+        needle = b'{"id":"' + uuid.encode() + b'"'
         yield head
     except (Corrupt, wire.EndOfStream, KeyError, TypeError, InvalidBlock) as e:
         reason = e.reason if isinstance(e, Corrupt) else "there is no schema"

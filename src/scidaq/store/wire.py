@@ -94,8 +94,8 @@ def batch_header(
 ) -> tuple[bytearray, int]:
     """The message of a record batch without its body, checksum still zero, and the size of the body.
 
-    `sizes` are those of the buffers; each starts on a multiple of 64 in the body. The header is padded so that the whole
-    message, begun at `at`, ends on a multiple of `boundary`, less `trailer` bytes.
+    `sizes` are those of the buffers; each starts on a multiple of 64 in the body. The header is padded so that the
+    whole message, begun at `at`, ends on a multiple of `boundary`, less `trailer` bytes.
     """
     placed: list[int] = []
     body = 0
@@ -142,10 +142,8 @@ def arrow_schema(schema: Schema) -> pa.Schema:
     """
     import pyarrow as pa
 
-    fields = [] if schema.rate is not None else [pa.field("time", pa.timestamp("ns", "UTC"), nullable=False)]
-    for channel in schema.channels:
-        fields.append(pa.field(channel.name, _arrow_type(channel), metadata=_field_facts(channel)))
-    return pa.schema(fields)
+    time = [] if schema.rate is not None else [pa.field("time", pa.timestamp("ns", "UTC"), nullable=False)]
+    return pa.schema([*time, *(pa.field(c.name, _arrow_type(c), metadata=_field_facts(c)) for c in schema.channels)])
 
 
 def _arrow_type(channel: Channel) -> pa.DataType:

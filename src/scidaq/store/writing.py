@@ -1,8 +1,8 @@
 """The commit thread: everything the recorder asks of the disk, in order, off the acquisition's way.
 
 Encoding hands over jobs and never waits for one. A job that fails marks its file as failed, the jobs behind it for the
-same file are dropped, and the failure goes back to the recorder, which writes the rows again elsewhere: a failed sync is
-never repeated on the same file.
+same file are dropped, and the failure goes back to the recorder, which writes the rows again elsewhere: a failed sync
+is never repeated on the same file.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import structlog
 
 from scidaq.clock import Clock
 from scidaq.errors import WriteFailed
+from scidaq.stats import field_of
 from scidaq.store.files import Buffer, File, Files
 from scidaq.store.segment import Buffers, Chunk
-from scidaq.stats import field_of
 
 log = structlog.get_logger(__name__)
 

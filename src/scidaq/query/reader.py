@@ -1,0 +1,459 @@
+"""Reading a data directory: what is there, and the rows of a stream in order."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from scidaq.block import Block, Epoch, Gap, Ledger, RangeSet, Reason, Schema
+from scidaq.errors import CatalogError, Corrupt, RequestError, UnknownStream
+from scidaq.store import (
+    CATALOG,
+    DURABLE_MAP,
+    Damage,
+    Files,
+    Mark,
+    Record,
+    Segment,
+    SegmentRow,
+    found_segment,
+    journal_files,
+    read_journal,
+    read_marks,
+    read_station,
+    segment_files,
+    stream_directories,
+    system_files,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSummary:
+    """What is recorded of one epoch of a stream."""
+
+    stream: str
+    epoch: int
+    rows: int
+    durable_rows: int
+    """Rows that survive a power cut; all of them unless a station is writing."""
+    gap_rows: int
+    first_ns: int | None
+    """UTC nanoseconds of the first row, None without rows."""
+    last_ns: int | None
+    bytes: int
+    """Of its segments."""
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A segment as far as a plan needs it; opened when its rows come up."""
+
+    path: Path
+    epoch: int
+    first: int
+    generation: int
+    first_ns: int | None
+    last_ns: int | None
+    bytes: int
+    ranges: Sequence[tuple[int, int]]
+    ledger: Ledger
+    segment: Segment | None = None
+
+
+@dataclass(slots=True)
+class _Holding:
+    """Everything that is there of one epoch."""
+
+    number: int
+    pieces: list[_Piece] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+
+
+class Reader:
+    """Reads one data directory. Not thread-safe; cheap to make.
+
+    Raises `ForeignDirectory` when the directory is none of scidaq's.
+    """
+
+    def __init__(self, data_dir: Path, files: Files | None = None) -> None:
+        self.data_dir, self._files = data_dir, files or system_files()
+        self.station = read_station(data_dir)
+        self._schemas: dict[tuple[str, int], Epoch] = {}
+
+    # ---- what is there ----
+
+    def names(self) -> list[str]:
+        """The ids of all streams."""
+        journalled = {r.epoch.stream for r in self._journal()}
+        return sorted({s for s, _ in stream_directories(self.data_dir)} | journalled)
+
+    def streams(self) -> list[StreamSummary]:
+        """Every epoch of every stream, by stream and number."""
+        marks = read_marks(self.data_dir / DURABLE_MAP)
+        journal = self._journal()
+        known = self._catalogued()
+        names = sorted({s for s, _ in stream_directories(self.data_dir)} | {r.epoch.stream for r in journal})
+        return [
+            self._summary(name, holding, marks.get(name))
+            for name in names
+            for holding in self._holdings(name, journal, known)
+        ]
+
+    def epochs(self, stream: str) -> list[Epoch]:
+        """The epochs of a stream, ascending. Raises `UnknownStream`."""
+        return [self._epoch(stream, h) for h in self._plan(stream)]
+
+    def _summary(self, stream: str, holding: _Holding, mark: Mark | None) -> StreamSummary:
+        rows, first, last, size = RangeSet(), [], [], 0
+        ledger = Ledger()
+        for piece in holding.pieces:
+            for a, b in piece.ranges:
+                rows.add(a, b)
+            if piece.first_ns is not None and piece.last_ns is not None:
+                first.append(piece.first_ns)
+                last.append(piece.last_ns)
+            size += piece.bytes
+            ledger = max(ledger, piece.ledger, key=lambda one: one.age)
+        for record in holding.records:
+            if record.block is not None:
+                rows.add(record.block.first, record.block.end)
+                first.append(record.block.t0_ns)
+                last.append(record.block.last_ns)
+            ledger = max(ledger, record.ledger, key=lambda one: one.age)
+        durable = rows.total
+        if mark is not None and mark.epoch == holding.number:
+            durable = min(durable, mark.durable_rows) if self._running() else durable
+        return StreamSummary(
+            stream,
+            holding.number,
+            rows.total,
+            durable,
+            ledger.gaps,
+            min(first, default=None),
+            max(last, default=None),
+            size,
+        )
+
+    def _running(self) -> bool:
+        """Whether a station owns the data directory now."""
+        from scidaq.errors import StationBusy
+
+        try:
+            self._files.lock(self.data_dir / "LOCK").close()
+        except StationBusy:
+            return True
+        except OSError:
+            return False
+        return False
+
+    # ---- rows ----
+
+    def blocks(
+        self,
+        stream: str,
+        start_ns: int | None = None,
+        stop_ns: int | None = None,
+        channels: Sequence[str] | None = None,
+    ) -> Iterator[Block | Gap]:
+        """The rows with `start_ns <= time < stop_ns`, in order of epoch and row, and the gaps between them.
+
+        Rows of a later epoch come after those of an earlier one, whatever the clock said. Raises `UnknownStream`, or
+        `RequestError` for a channel that no epoch has. Damaged batches are left out and show as gaps.
+        """
+        if start_ns is not None and stop_ns is not None and stop_ns < start_ns:
+            raise RequestError(f"the range ends ({stop_ns}) before it starts ({start_ns})")
+        plan = self._plan(stream)
+        if channels is not None:
+            self._check_channels(stream, plan, channels)
+        for holding in plan:
+            for item in self._rows(stream, holding, start_ns, stop_ns):
+                if isinstance(item, Block) and channels is not None:
+                    picked = select(item, channels)
+                    if picked is not None:
+                        yield picked
+                else:
+                    yield item
+
+    def last(
+        self,
+        stream: str,
+        rows: int | None = None,
+        seconds: float | None = None,
+        channels: Sequence[str] | None = None,
+    ) -> list[Block | Gap]:
+        """The newest `rows` rows, or those of the last `seconds` before the newest row, oldest first."""
+        if (rows is None) == (seconds is None):
+            raise RequestError("give either a number of rows or of seconds")
+        ends = [s for s in self.streams() if s.stream == stream and s.last_ns is not None]
+        if not ends:
+            self._plan(stream)  # raises for a stream that is not there
+            return []
+        newest = max(s.last_ns for s in ends if s.last_ns is not None)
+        if seconds is not None:
+            return list(self.blocks(stream, newest - int(seconds * 1e9), None, channels))
+        return self._last_rows(stream, rows or 0, channels)
+
+    def _last_rows(self, stream: str, rows: int, channels: Sequence[str] | None) -> list[Block | Gap]:
+        out: list[Block | Gap] = []
+        for holding in reversed(self._plan(stream)):
+            wanted = rows - sum(b.rows for b in out if isinstance(b, Block))
+            if wanted <= 0:
+                break
+            out = self._tail(stream, holding, wanted) + out
+        if channels is None:
+            return out
+        picked = (select(i, channels) if isinstance(i, Block) else i for i in out)
+        return [i for i in picked if i is not None]
+
+    def _tail(self, stream: str, holding: _Holding, rows: int) -> list[Block | Gap]:
+        """The last rows of one epoch."""
+        present = RangeSet()
+        for piece in holding.pieces:
+            for a, b in piece.ranges:
+                present.add(a, b)
+        for record in holding.records:
+            if record.block is not None:
+                present.add(record.block.first, record.block.end)
+        first, left = present.end, rows
+        for a, b in reversed(list(present)):
+            first, left = max(a, b - left), left - (b - max(a, b - left))
+            if left <= 0:
+                break
+        return list(self._rows(stream, holding, None, None, first if left <= 0 else 0))
+
+    # ---- planning ----
+
+    def _plan(self, stream: str) -> list[_Holding]:
+        plan = self._holdings(stream, self._journal(), self._catalogued())
+        if not plan:
+            import difflib
+
+            near = difflib.get_close_matches(stream, self.names(), 1)
+            raise UnknownStream(stream, self.names(), f" (did you mean {near[0]!r}?)" if near else "")
+        return plan
+
+    def _journal(self) -> list[Record]:
+        """Every record of the journal. Read before the segments are listed: rows move from here to there."""
+        out: list[Record] = []
+        for _, path in journal_files(self.data_dir / "journal"):
+            try:
+                data = self._files.map(path)
+            except FileNotFoundError:
+                continue
+            out += [r for r in read_journal(data, path) if not isinstance(r, Damage)]
+        return out
+
+    def _catalogued(self) -> dict[str, SegmentRow]:
+        """What the catalog knows of sealed segments, by path; empty without a usable catalog."""
+        if not (self.data_dir / CATALOG).exists():
+            return {}
+        from scidaq.catalog import Catalog
+        from scidaq.store import segments
+
+        try:
+            with Catalog.open(self.data_dir, read_only=True) as catalog, catalog.read() as conn:
+                return {r.path: r for r in segments(conn) if r.state == "sealed"}
+        except CatalogError:
+            return {}
+
+    def _holdings(self, stream: str, journal: Sequence[Record], known: dict[str, SegmentRow]) -> list[_Holding]:
+        out: dict[int, _Holding] = {}
+        for name, path in segment_files(self.data_dir / "streams" / stream):
+            piece = self._piece(path, known.get(path.relative_to(self.data_dir).as_posix()))
+            if piece is not None:
+                out.setdefault(name.epoch, _Holding(name.epoch)).pieces.append(piece)
+        for record in journal:
+            if record.epoch.stream == stream:
+                self._schemas[stream, record.epoch.number] = record.epoch
+                out.setdefault(record.epoch.number, _Holding(record.epoch.number)).records.append(record)
+        return [out[n] for n in sorted(out)]
+
+    def _piece(self, path: Path, row: SegmentRow | None) -> _Piece | None:
+        try:
+            if row is not None and path.stat().st_size == row.bytes:
+                span = (row.first_ns, row.last_ns)
+                return _Piece(path, row.epoch, row.first, row.generation, *span, row.bytes, row.ranges, row.ledger)
+            segment = Segment(self._files.map(path), path, check=False)
+        except FileNotFoundError:
+            return None
+        if segment.epoch is None:
+            return None
+        found = found_segment(segment, len(segment.data))
+        first = min((a for a, _ in found.ranges), default=found.name.first)
+        return _Piece(
+            path,
+            segment.epoch.number,
+            first,
+            found.name.generation,
+            found.first_ns,
+            found.last_ns,
+            found.size,
+            tuple(found.ranges),
+            found.ledger,
+            segment,
+        )
+
+    def _segment(self, piece: _Piece) -> Segment | None:
+        if piece.segment is None:
+            try:
+                piece.segment = Segment(self._files.map(piece.path), piece.path, check=False)
+            except FileNotFoundError:
+                return None
+        return piece.segment
+
+    def _epoch(self, stream: str, holding: _Holding) -> Epoch:
+        key = (stream, holding.number)
+        if key not in self._schemas:
+            for piece in holding.pieces:
+                segment = self._segment(piece)
+                if segment is not None and segment.epoch is not None:
+                    self._schemas[key] = segment.epoch
+                    break
+            else:
+                raise Corrupt(self.data_dir / "streams" / stream, 0, f"the schema of epoch {holding.number} is lost")
+        return self._schemas[key]
+
+    def _check_channels(self, stream: str, plan: Sequence[_Holding], channels: Sequence[str]) -> None:
+        known = {n for h in plan for n in self._epoch(stream, h).schema.names}
+        if missing := [c for c in channels if c not in known]:
+            raise RequestError(f"{stream} has no channel {', '.join(missing)}; it has {', '.join(sorted(known))}")
+
+    # ---- one epoch ----
+
+    def _rows(
+        self, stream: str, holding: _Holding, start_ns: int | None, stop_ns: int | None, first_row: int = 0
+    ) -> Iterator[Block | Gap]:
+        """The blocks of an epoch in row order, each row once, and the holes between them."""
+        pieces = [
+            p
+            for p in sorted(holding.pieces, key=lambda p: p.first)
+            if (not p.ranges or p.ranges[-1][1] > first_row)
+            and (start_ns is None or p.last_ns is None or p.last_ns >= start_ns)
+            and (stop_ns is None or p.first_ns is None or p.first_ns < stop_ns)
+        ]
+        notes = _Notes(stream, holding.number)
+        queue: list[tuple[int, int, int, Piece]] = []
+        for i, record in enumerate(holding.records):
+            notes.take(record.gaps, record.left_out)
+            if record.block is not None:
+                heapq.heappush(queue, (record.block.first, 1, i, record.block))
+        at: int | None = 0 if start_ns is None and not first_row else None
+        done = RangeSet()
+        before: Block | None = None
+        count = len(holding.records)
+        while pieces or queue:
+            while pieces and (not queue or pieces[0].first <= queue[0][0]):
+                count += self._open(pieces.pop(0), queue, notes, count)
+            if not queue:
+                break
+            _, _, _, source = heapq.heappop(queue)
+            for block in _fresh(source, done):
+                cut = _within(block, start_ns, stop_ns, first_row)
+                if cut is None:
+                    continue
+                if at is not None:
+                    yield from notes.between(at, cut.first, before, cut)
+                yield cut
+                before, at = cut, cut.end
+        if stop_ns is None and at is not None:
+            yield from notes.between(at, max(notes.end, at), before, None)
+
+    def _open(self, piece: _Piece, queue: list[tuple[int, int, int, Piece]], notes: _Notes, count: int) -> int:
+        """Put the batches of a segment into the queue; how many there were."""
+        segment = self._segment(piece)
+        if segment is None:
+            return 0
+        if segment.epoch is not None:
+            self._schemas.setdefault((segment.epoch.stream, segment.epoch.number), segment.epoch)
+        notes.take(segment.gaps(), [r for b in segment.batches for r in b.facts.get("left_out", ())])
+        for i, message in enumerate(segment.batches):
+            if message.rows:
+                order = (int(message.facts["first"]), -piece.generation, count + i)
+                heapq.heappush(queue, (*order, (segment, i)))
+        return len(segment.batches)
+
+
+Piece = Block | tuple[Segment, int]
+"""Rows that come up: a block, or a batch of a segment that is decoded when its turn comes."""
+
+
+def _fresh(source: Piece, done: RangeSet) -> Iterator[Block]:
+    """The rows that have not been given yet; a batch that is damaged gives none."""
+    if isinstance(source, Block):
+        block = source
+    else:
+        segment, i = source
+        try:
+            block = segment.block(segment.batches[i])
+        except Corrupt:
+            return
+    for first, end in done.missing(block.first, block.end):
+        done.add(first, end)
+        yield block.slice(first, end)
+
+
+def _within(block: Block, start_ns: int | None, stop_ns: int | None, first_row: int) -> Block | None:
+    a, b = max(block.first, first_row), block.end
+    if start_ns is not None and block.t0_ns < start_ns:
+        a = max(a, block.first + int(np.searchsorted(block.time_ns(), start_ns, "left")))
+    if stop_ns is not None and block.last_ns >= stop_ns:
+        b = min(b, block.first + int(np.searchsorted(block.time_ns(), stop_ns, "left")))
+    return block.slice(a, b) if a < b else None
+
+
+class _Notes:
+    """What the files say about rows that are not there."""
+
+    def __init__(self, stream: str, epoch: int) -> None:
+        self._stream, self._epoch = stream, epoch
+        self._gaps: dict[tuple[int, int, Reason, bool], Gap] = {}
+        self._left_out = RangeSet()
+        self.end = 0
+
+    def take(self, gaps: Sequence[Gap], left_out: Sequence[tuple[int, int]]) -> None:
+        """Note gap records and rows left out by policy."""
+        for gap in gaps:
+            self._gaps[gap.first, gap.end, gap.reason, gap.unknown] = gap
+            self.end = max(self.end, gap.end)
+        for first, end in left_out:
+            self._left_out.add(first, end)
+            self.end = max(self.end, end)
+
+    def between(self, first: int, end: int, before: Block | None, after: Block | None) -> Iterator[Gap]:
+        """The gaps in the rows `[first, end)`, and losses of unknown size just before row `end`, ascending."""
+        for gap in self._gaps.values():
+            if gap.first == gap.end and gap.first == end and (gap.unknown or gap.first == 0):
+                yield gap
+        if first >= end:
+            return
+        rest = RangeSet([(first, end)])
+        found: list[Gap] = []
+        span = (before.last_ns if before is not None else None, after.t0_ns if after is not None else None)
+        for a, b in self._left_out.within(first, end):
+            found.append(Gap(self._stream, self._epoch, a, b, Reason.POLICY, *span))
+            rest.remove(a, b)
+        for gap in self._gaps.values():
+            for a, b in rest.within(gap.first, gap.end):
+                found.append(replace(gap, first=a, end=b))
+                rest.remove(a, b)
+        for a, b in rest:
+            found.append(Gap(self._stream, self._epoch, a, b, Reason.UNEXPLAINED, *span))
+        yield from sorted(found, key=lambda g: g.first)
+
+
+def select(block: Block, channels: Sequence[str]) -> Block | None:
+    """The same rows with some channels only, in the order asked for; None when the block has none of them."""
+    here = [block.schema.names.index(c) for c in channels if c in block.schema.names]
+    if not here:
+        return None
+    schema = Schema(tuple(block.schema.channels[i] for i in here), block.schema.rate)
+    return replace(
+        block,
+        schema=schema,
+        columns=tuple(block.columns[i] for i in here),
+        valid=tuple(block.valid[i] for i in here) if block.valid else None,
+    )

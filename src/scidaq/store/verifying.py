@@ -1,0 +1,282 @@
+"""Verification: read everything, check every chain and every balance, change nothing.
+
+What is found wrong is a `Problem`; what only looks unfinished (the tail that a kill left behind, or that a running
+station is writing) is a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scidaq.block import Epoch, Gap, Ledger, RangeSet
+from scidaq.catalog import read_facts
+from scidaq.errors import CatalogError, Corrupt
+from scidaq.store.directory import CATALOG, read_station
+from scidaq.store.durable import NAME as DURABLE_MAP
+from scidaq.store.durable import read_marks
+from scidaq.store.files import Files, system_files
+from scidaq.store.journal import journal_files, read_journal
+from scidaq.store.reading import segment_files, stream_directories
+from scidaq.store.segment import Damage, Segment, decode
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it should be."""
+
+    where: str
+    """A file relative to the data directory, or a stream and its epoch."""
+    what: str
+    offset: int | None = None
+    """Byte in the file, where there is one."""
+
+    def __str__(self) -> str:
+        at = f" at byte {self.offset}" if self.offset is not None else ""
+        return f"{self.where}{at}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """The book of one epoch, with what was found in the files."""
+
+    stream: str
+    epoch: int
+    ledger: Ledger
+    found_rows: int
+    holes: int
+    bounded: bool
+    """A loss of unknown size stands before or in it: the book can only say within which time."""
+
+    @property
+    def balanced(self) -> bool:
+        """Whether everything delivered is accounted for by what is really there."""
+        same = (self.found_rows, self.holes) == (self.ledger.recorded, self.ledger.gaps)
+        return self.ledger.imbalance == 0 and same
+
+
+@dataclass(slots=True)
+class Report:
+    """What verification found."""
+
+    segments: int = 0
+    sealed: int = 0
+    journals: int = 0
+    facts: int = 0
+    bytes: int = 0
+    rows: int = 0
+    balances: list[Balance] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+@dataclass(slots=True)
+class _Account:
+    """What the files say of one epoch, gathered on the way."""
+
+    epoch: Epoch
+    rows: RangeSet = field(default_factory=RangeSet)
+    left_out: RangeSet = field(default_factory=RangeSet)
+    gaps: list[Gap] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    high: int = 0
+
+    def commit(self, ledger: Ledger, high: int) -> None:
+        """A book was written; the newest counts."""
+        if ledger.age >= self.ledger.age:
+            self.ledger, self.high = ledger, max(high, self.high)
+
+
+def verify(data_dir: Path, files: Files | None = None) -> Report:
+    """Read the whole data directory. Works beside a running station. Raises `ForeignDirectory`."""
+    files = files or system_files()
+    read_station(data_dir)
+    report = Report()
+    marks = read_marks(data_dir / DURABLE_MAP)  # first: what is published now must be found below
+    accounts: dict[tuple[str, int], _Account] = {}
+    _journals(data_dir, files, report, accounts)
+    for stream, directory in stream_directories(data_dir):
+        _segments(data_dir, files, stream, directory, report, accounts)
+    for (stream, number), account in sorted(accounts.items()):
+        _balance(stream, number, account, report)
+    _check_epochs(accounts, report)
+    for mark in marks.values():
+        found = accounts.get((mark.stream, mark.epoch))
+        rows = found.rows.total if found else 0
+        if rows < mark.durable_rows:
+            where = f"{mark.stream} epoch {mark.epoch}"
+            report.problems.append(Problem(where, f"{mark.durable_rows} rows were durable, {rows} are there"))
+    _facts(data_dir, report)
+    _catalog(data_dir, report)
+    report.rows = sum(a.rows.total for a in accounts.values())
+    return report
+
+
+def _journals(data_dir: Path, files: Files, report: Report, accounts: dict[tuple[str, int], _Account]) -> None:
+    for _, path in journal_files(data_dir / "journal"):
+        try:
+            data = files.map(path)
+        except FileNotFoundError:
+            continue  # its rows have moved meanwhile
+        report.journals += 1
+        report.bytes += len(data)
+        for item in read_journal(data, path):
+            if isinstance(item, Damage):
+                _damage(data_dir, item, len(data), 0, report)
+                continue
+            account = accounts.setdefault((item.epoch.stream, item.epoch.number), _Account(item.epoch))
+            if item.block is not None:
+                account.rows.add(item.block.first, item.block.end)
+            for first, end in item.left_out:
+                account.left_out.add(first, end)
+            account.gaps += item.gaps
+            account.commit(item.ledger, item.high)
+
+
+def _segments(
+    data_dir: Path,
+    files: Files,
+    stream: str,
+    directory: Path,
+    report: Report,
+    accounts: dict[tuple[str, int], _Account],
+) -> None:
+    for name, path in segment_files(directory):
+        try:
+            data = files.map(path)
+        except FileNotFoundError:
+            continue
+        segment = Segment(data, path)
+        report.segments += 1
+        report.sealed += segment.sealed
+        report.bytes += len(data)
+        synced = max((int(b.facts.get("synced", 0)) for b in segment.batches), default=0)
+        for damage in segment.damage:
+            _damage(data_dir, damage, len(data), max(synced, 1 if segment.seal else 0), report)
+        if segment.epoch is None:
+            continue
+        relative = path.relative_to(data_dir).as_posix()
+        if (segment.epoch.stream, segment.epoch.number) != (stream, name.epoch):
+            report.problems.append(Problem(relative, f"it belongs to {segment.epoch.stream} {segment.epoch.number}"))
+            continue
+        account = accounts.setdefault((stream, name.epoch), _Account(segment.epoch))
+        if account.epoch.as_json() != segment.epoch.as_json():
+            report.problems.append(Problem(relative, "its schema or anchor is not that of its epoch"))
+        _segment(segment, relative, account, report)
+
+
+def _segment(segment: Segment, relative: str, account: _Account, report: Report) -> None:
+    commits = segment.commits()
+    last = commits[-1].at if commits else -1
+    rows = RangeSet()
+    for message in segment.batches:
+        facts = message.facts
+        if message.rows:
+            try:
+                block = decode(segment.data, segment.path, message, segment.epoch)
+            except Corrupt as e:
+                report.problems.append(Problem(relative, e.reason, message.at))
+                continue
+            rows.add(block.first, block.end)
+            if message.at < last:
+                account.rows.add(block.first, block.end)
+        if message.at <= last:
+            account.gaps += [
+                Gap.from_json(account.epoch.stream, account.epoch.number, g) for g in facts.get("gaps", ())
+            ]
+        for first, end in facts.get("left_out", ()):
+            account.left_out.add(first, end)
+        if "ledger" in facts:
+            account.commit(Ledger(*facts["ledger"]), int(facts["high"]))
+    if segment.seal is not None and int(segment.seal["rows"]) != rows.total:
+        report.problems.append(Problem(relative, f"its seal says {segment.seal['rows']} rows, {rows.total} are there"))
+
+
+def _damage(data_dir: Path, damage: Damage, size: int, durable: int, report: Report) -> None:
+    relative = damage.path.relative_to(data_dir).as_posix()
+    if damage.end >= size and damage.at >= durable and damage.at > 0:
+        report.notes.append(f"{relative}: {size - damage.at} bytes at the end are unfinished ({damage.reason})")
+    else:
+        report.problems.append(Problem(relative, f"{damage.reason} ({damage.end - damage.at} bytes)", damage.at))
+
+
+def _balance(stream: str, number: int, account: _Account, report: Report) -> None:
+    where = f"{stream} epoch {number}"
+    holes = RangeSet([(0, account.high)])
+    for first, end in (*account.rows, *account.left_out):
+        holes.remove(first, end)
+    explained = RangeSet((g.first, g.end) for g in account.gaps)
+    unexplained = sum(b - a for first, end in holes for a, b in explained.missing(first, end))
+    bounded = any(g.unknown for g in account.gaps)
+    balance = Balance(stream, number, account.ledger, account.rows.total, holes.total, bounded)
+    report.balances.append(balance)
+    ledger = account.ledger
+    if ledger.imbalance:
+        report.problems.append(Problem(where, f"{ledger.imbalance} of {ledger.delivered} rows are unaccounted for"))
+    if account.rows.total != ledger.recorded:
+        what = f"the book says {ledger.recorded} rows are recorded, {account.rows.total} are there"
+        report.problems.append(Problem(where, what))
+    if account.left_out.total != ledger.left_out:
+        what = f"the book says {ledger.left_out} rows were left out, the files say {account.left_out.total}"
+        report.problems.append(Problem(where, what))
+    if unexplained:
+        report.problems.append(Problem(where, f"{unexplained} rows are missing without a gap record"))
+
+
+def _check_epochs(accounts: dict[tuple[str, int], _Account], report: Report) -> None:
+    """Epochs are numbered without holes."""
+    for stream in sorted({s for s, _ in accounts}):
+        numbers = sorted(n for s, n in accounts if s == stream)
+        for before, after in zip([numbers[0] - 1, *numbers], numbers, strict=False):
+            if after != before + 1:
+                report.problems.append(Problem(stream, f"epoch {after} follows epoch {before}"))
+
+
+def _facts(data_dir: Path, report: Report) -> None:
+    for item in read_facts(data_dir / "facts"):
+        if isinstance(item, Corrupt):
+            where = item.path.relative_to(data_dir).as_posix() if item.path.is_relative_to(data_dir) else str(item.path)
+            report.problems.append(Problem(where, item.reason, item.offset))
+        else:
+            report.facts += 1
+
+
+def _catalog(data_dir: Path, report: Report) -> None:
+    """The catalog against the files; that it is missing is no problem, it is made again."""
+    if not (data_dir / CATALOG).exists():
+        report.notes.append("there is no catalog; the next start makes it again")
+        return
+    for problem in _catalog_problems(data_dir):
+        report.problems.append(problem)
+
+
+def _catalog_problems(data_dir: Path) -> Iterator[Problem]:
+    from scidaq.catalog import Catalog
+    from scidaq.store.tables import segments
+
+    try:
+        with Catalog.open(data_dir, read_only=True) as catalog, catalog.read() as conn:
+            rows = segments(conn)
+    except CatalogError as e:
+        yield Problem(CATALOG, str(e))
+        return
+    for row in rows:
+        path = data_dir / row.path
+        if not path.exists():
+            yield Problem(row.path, "the catalog knows this segment, and the file is gone")
+        elif row.state == "sealed" and path.stat().st_size != row.bytes:
+            yield Problem(row.path, f"the catalog says {row.bytes} bytes, the file has {path.stat().st_size}")
+
+
+def balances_by_stream(report: Report) -> dict[str, Ledger]:
+    """The books of all epochs of each stream added up."""
+    out: dict[str, Ledger] = {}
+    for b in report.balances:
+        out[b.stream] = out.get(b.stream, Ledger()) + b.ledger
+    return out
