@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scidaq.clock import SystemClock
-from scidaq.config import Config, Origin
+from scidaq.config import Base, Config, Origin, load
 from scidaq.config.layers import Tree
 from scidaq.config.validation import refused
 from scidaq.instruments import find_drivers
@@ -160,6 +160,14 @@ def test_a_station_is_planned(loaded: Load) -> None:
     assert b.policy("wave") == "never"
     assert (a.driver, a.pre_trigger_s, a.critical, a.supervision.hang_after_s) == ("waveform", 2.0, True, 3.0)
     assert [s.name for s in a.make().describe()] == ["wave0", "wave1"]
+
+
+def test_a_base_takes_the_place_of_the_directory(loaded: Load, tmp_path: Path) -> None:
+    loaded("station.name = 'real'")
+    base = Base("demo", "\nstation.name = 'demo'\nstorage.sync_interval_ms = 50")
+    config = load(base=base, env={"SCIDAQ_STORAGE__SYNC_INTERVAL_MS": "70"})
+    assert (config.station.name, config.storage.sync_interval_ms) == ("demo", 70)
+    assert str(config.origin("station.name")) == "demo:2"
 
 
 def test_a_configuration_is_frozen(loaded: Load) -> None:

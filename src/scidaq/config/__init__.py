@@ -4,11 +4,12 @@ Knows where values come from and how to say what is wrong with them; what an opt
 """
 
 from scidaq.config.layers import Origin, Override
-from scidaq.config.loading import load
+from scidaq.config.loading import Base, load
 from scidaq.config.model import Config, Instrument, InstrumentOptions, LoggingOptions, StationOptions
 from scidaq.config.reference import reference
 
 __all__ = [
+    "Base",
     "Config",
     "Instrument",
     "InstrumentOptions",

@@ -129,31 +129,37 @@ class Tree:
 
 def read_file(file: FilePath, problems: list[Problem]) -> Layer:
     """A TOML file; empty, with a problem noted, when it cannot be read."""
-    origin = Origin(str(file))
-    text = ""
     try:
-        text = file.read_bytes().decode().removeprefix("\ufeff")
-        values = tomllib.loads(text)
+        text = file.read_bytes().decode()
     except OSError as error:
-        problems.append(Problem(origin, "", f"cannot be read: {error.strerror or error}"))
+        problems.append(Problem(Origin(str(file)), "", f"cannot be read: {error.strerror or error}"))
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         problems.append(Problem(Origin(str(file), line), "", "is not UTF-8, which TOML files are"))
-    except tomllib.TOMLDecodeError as error:
-        problems.append(_syntax(file, text, str(error)))
-    except RecursionError:
-        problems.append(Problem(origin, "", "is nested too deeply"))
     else:
-        return Layer(values, {path: Origin(str(file), line) for path, line in locate(text).items()})
+        return read_toml(text.removeprefix("\ufeff"), str(file), problems)
     return Layer()
 
 
-def _syntax(file: FilePath, text: str, message: str) -> Problem:
+def read_toml(text: str, name: str, problems: list[Problem]) -> Layer:
+    """TOML that stands in `name`; empty, with a problem noted, when it is none."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        problems.append(_syntax(name, text, str(error)))
+    except RecursionError:
+        problems.append(Problem(Origin(name), "", "is nested too deeply"))
+    else:
+        return Layer(values, {path: Origin(name, line) for path, line in locate(text).items()})
+    return Layer()
+
+
+def _syntax(name: str, text: str, message: str) -> Problem:
     """tomllib ends its messages with `(at line 3, column 5)` or `(at end of document)`."""
     found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
     what, line, column = found.groups() if found else (message, None, None)
     where = f" at column {column}" if column else ""
-    return Problem(Origin(str(file), int(line or len(text.splitlines()))), "", f"is no valid TOML: {what}{where}")
+    return Problem(Origin(name, int(line or len(text.splitlines()))), "", f"is no valid TOML: {what}{where}")
 
 
 def files_in(directory: FilePath, environment: str) -> list[FilePath]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from scidaq.block import INSTRUMENT_ID
 from scidaq.clock import SystemClock
@@ -26,6 +26,7 @@ from scidaq.config.layers import (
     read_environment,
     read_file,
     read_overrides,
+    read_toml,
 )
 from scidaq.config.model import Config, Instrument, InstrumentOptions
 from scidaq.config.places import Path
@@ -41,19 +42,30 @@ _GENERAL = tuple(f.name for f in fields(InstrumentOptions))
 _DATA_DIR: Path = ("station", "data_dir")
 
 
+class Base(NamedTuple):
+    """A configuration that somebody starts from instead of files, such as the demo's."""
+
+    name: str
+    """What it is called where its values are shown."""
+    text: str
+    """TOML."""
+
+
 def load(
     files: Sequence[FilePath] = (),
     overrides: Sequence[Override] = (),
     env: Mapping[str, str] = os.environ,
     drivers: Mapping[str, type] | None = None,
+    base: Base | None = None,
 ) -> Config:
     """The configuration, with the `files` and `overrides` of the command line on top.
 
+    `base` takes the place of the files of the configuration directory.
     Drivers are made once to hear what they think of their options, which does no I/O. Raises `ConfigError` with every
     mistake there is, each with its place.
     """
     problems: list[Problem] = []
-    tree, sources = _layers(files, overrides, env, problems)
+    tree, sources = _layers(files, overrides, env, base, problems)
     whole = not problems  # what is missing may stand in a file that could not be read
     sections = _sections(tree, problems)
     instruments = _instruments(tree, find_drivers() if drivers is None else drivers, problems)
@@ -73,11 +85,15 @@ def _by_place(problem: Problem) -> tuple[str, int]:
 
 
 def _layers(
-    files: Sequence[FilePath], overrides: Sequence[Override], env: Mapping[str, str], problems: list[Problem]
+    files: Sequence[FilePath],
+    overrides: Sequence[Override],
+    env: Mapping[str, str],
+    base: Base | None,
+    problems: list[Problem],
 ) -> tuple[Tree, list[FilePath]]:
     """All layers in their order, and the files among them."""
-    below = _found(env, problems)
-    lower = [read_file(file, problems) for file in below]
+    below = [] if base else _found(env, problems)
+    lower = [read_toml(base.text, base.name, problems)] if base else [read_file(file, problems) for file in below]
     upper = [
         read_environment(env, _NAMES, problems),
         *(read_file(file, problems) for file in files),
