@@ -21,14 +21,16 @@ from typing import Protocol
 
 import structlog
 
-from scidaq.block import Block, Entry, Epoch, Gap, Ledger, RangeSet
+from scidaq.block import Block, Entry, Epoch, Gap, Ledger
 from scidaq.clock import Clock
 from scidaq.errors import ConflictingRows, Corrupt
 from scidaq.stats import field_of
+from scidaq.store.accounting import Accounting
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import DurableMap, Mark
 from scidaq.store.files import Files, make_directory, publish
-from scidaq.store.journal import JournalWriter, Record, journal_name
+from scidaq.store.journal import Record
+from scidaq.store.journal_lane import JournalLane
 from scidaq.store.options import Options
 from scidaq.store.reading import rows_on_disk
 from scidaq.store.segment import Buffers, SegmentName, SegmentWriter, whole_segment
@@ -46,7 +48,6 @@ RETRY_S = 0.5
 TELL_S = 10.0
 """How often the catalog is told that a segment has grown."""
 _LEFT_OUT_S = 10.0
-_JOURNAL_MAX = 64 << 20
 
 
 class Projection(Protocol):
@@ -137,12 +138,10 @@ class Recorder:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder-encode", daemon=True)
         self._active: set[str] = set()
-        self._journal: tuple[JournalWriter, Target] | None = None
-        self._journal_number = journal_number
-        self._journal_opened_s = 0.0
-        self._old_journals: list[tuple[int, Path]] = []
+        self._journal = JournalLane(data_dir, files, clock, station, options.journal_move_s, self._put, journal_number)
         self._targets: dict[Target, list[Track]] = {}
         self._map = DurableMap(data_dir / DURABLE_MAP)
+        self._accounting = Accounting(self._began, self._on_disk, self._set_aside)
         self._interval_s = options.sync_interval_ms / 1000
         self._commits = 0
         self._started = False
@@ -180,7 +179,7 @@ class Recorder:
 
     def adopt_journals(self, files: Iterable[tuple[int, Path]]) -> None:
         """Take charge of journal files of before: they are removed once their rows have moved."""
-        self._old_journals = list(files)
+        self._journal.adopt(files)
 
     def start(self) -> None:
         """Begin; `bell` may be called from now on."""
@@ -202,7 +201,8 @@ class Recorder:
         def act() -> None:
             for track in self._tracks.values():
                 if track.policy is Policy.RUNS and (chosen is None or track.stream in chosen):
-                    self._switch(track, active)
+                    self._accounting.switch(track, active)
+                    self._active.add(track.stream)
 
         self._inbox.append(act)
         self._wake.set()
@@ -228,11 +228,10 @@ class Recorder:
 
     def stats(self) -> RecorderStats:
         """A snapshot, from any thread."""
-        journal = self._journal
         return RecorderStats(
             tuple(self._stats(t) for t in list(self._tracks.values())),
             self._commit.stats(),
-            journal[0].at if journal else 0,
+            self._journal.size,
             self._commits,
         )
 
@@ -312,7 +311,7 @@ class Recorder:
             if isinstance(entry.item, Epoch) and not self._begin_epoch(track, entry.item):
                 return  # the old epoch cannot be finished yet
             backlog.popleft()
-            self._take(track, entry)
+            self._accounting.take(track, entry)
             if track.pending_bytes >= DIRECT_BYTES and not self._encode(track):
                 return
 
@@ -323,82 +322,20 @@ class Recorder:
         book = track.book
         if book is None or book.epoch.number == epoch.number:
             return True
-        self._let_all_go(track)
+        self._accounting.let_all_go(track)
         return self._finish(track)
 
-    def _take(self, track: Track, entry: Entry) -> None:
-        item = entry.item
-        track.seq = entry.seq
-        if isinstance(item, Epoch):
-            self._open_book(track, item)
-        elif isinstance(item, Gap) and not track.held:
-            self._note_gap(track, item, entry)
-        elif isinstance(item, Block) and track.recording:
-            self._record(track, item, entry)
-        elif track.held or (track.policy is Policy.RUNS and track.pre_trigger_ns):
-            self._hold(track, entry)
-        else:
-            self._leave_out(track, entry)
+    # ---- what accounting asks for ----
 
-    @staticmethod
-    def _door(book: Book, entry: Entry) -> None:
-        book.delivered = max(book.delivered, entry.delivered)
-        book.at_door = entry.duplicates
+    def _on_disk(self, stream: str, epoch: int, first: int, end: int) -> Iterator[Block]:
+        """Rows that are in segments already; what cannot be read is not compared."""
+        with suppress(Corrupt, OSError):
+            yield from rows_on_disk(self._files, self._dir / "streams" / stream, epoch, first, end)
 
-    def _open_book(self, track: Track, epoch: Epoch) -> None:
-        if track.book is not None and track.book.epoch.number == epoch.number:
-            return
-        track.book = Book(epoch)
-        track.generation, track.segment_bytes = 0, 0
+    def _began(self, epoch: Epoch) -> None:
         self._projection.epoch(epoch, self._clock.now_ns())
 
-    def _record(self, track: Track, block: Block, entry: Entry) -> None:
-        book = track.book
-        if book is None:
-            return
-        fresh = book.recorded.missing(block.first, block.end)
-        if book.left_out and fresh:
-            fresh = [piece for a, b in fresh for piece in book.left_out.missing(a, b)]
-        if fresh != [(block.first, block.end)]:
-            self._repeated(track, book, block, fresh)
-        for first, end in fresh:
-            piece = block.slice(first, end)
-            track.mark(entry.seq, book.recorded, first, end)
-            track.pending.append(piece)
-            track.pending_bytes += piece.nbytes
-            track.unsynced.append((entry.seq, piece))
-        if book.first_ns < 0:
-            book.first_ns = block.t0_ns
-        if block.end > book.high:
-            book.high = block.end
-        if block.end - 1 > book.last_row:
-            book.last_row, book.last_ns = block.end - 1, block.last_ns
-        self._door(book, entry)
-
-    def _repeated(self, track: Track, book: Book, block: Block, fresh: list[tuple[int, int]]) -> None:
-        """Count rows that are there already; those with other content are set aside, never chosen."""
-        new = RangeSet(fresh)
-        for first, end in new.missing(block.first, block.end):
-            book.duplicates += end - first
-            ours = block.slice(first, end)
-            for theirs in self._recorded_rows(track, book, first, end):
-                a, b = max(first, theirs.first), min(end, theirs.end)
-                if a < b and not ours.slice(a, b).same_rows(theirs.slice(a, b)):
-                    self._conflict(track, book, ours.slice(a, b))
-
-    def _recorded_rows(self, track: Track, book: Book, first: int, end: int) -> Iterator[Block]:
-        recent = [b for _, b in track.unsynced] + track.journalled + (track.moving.blocks if track.moving else [])
-        found = RangeSet()
-        for block in recent:
-            if block.epoch == book.epoch.number and block.first < end and first < block.end:
-                found.add(block.first, block.end)
-                yield block
-        if found.missing(first, end):
-            with suppress(Corrupt, OSError):
-                directory = self._dir / "streams" / track.stream
-                yield from rows_on_disk(self._files, directory, book.epoch.number, first, end)
-
-    def _conflict(self, track: Track, book: Book, block: Block) -> None:
+    def _set_aside(self, track: Track, book: Book, block: Block) -> None:
         track.conflicts += block.rows
         if track.conflicts == block.rows:
             error = ConflictingRows(f"{track.stream} epoch {block.epoch}: rows [{block.first}, {block.end}) came again")
@@ -406,64 +343,6 @@ class Recorder:
         content, uuid = whole_segment(book.epoch, [block], self._station, self._clock.now_ns())
         path = self._dir / "quarantine" / f"{track.stream.replace('/', '.')}-conflict-{uuid}.arrows"
         self._put(Call(Target(path, False), partial(publish, self._files, path, content)))
-
-    def _hold(self, track: Track, entry: Entry) -> None:
-        """Keep a block for the pre-trigger; leave out those that have become too old for it."""
-        track.held.append(entry)
-        newest = entry.item
-        while track.held:
-            oldest = track.held[0].item
-            if isinstance(oldest, Block) and isinstance(newest, Block):
-                if newest.last_ns - oldest.last_ns <= track.pre_trigger_ns:
-                    break
-            elif isinstance(newest, Gap):
-                break
-            self._let_go(track, track.held.popleft())
-
-    def _let_go(self, track: Track, entry: Entry) -> None:
-        """What was held is wanted by no run."""
-        if isinstance(entry.item, Gap):
-            self._note_gap(track, entry.item, entry)
-        else:
-            self._leave_out(track, entry)
-
-    def _let_all_go(self, track: Track) -> None:
-        while track.held:
-            self._let_go(track, track.held.popleft())
-
-    def _note_gap(self, track: Track, gap: Gap, entry: Entry) -> None:
-        track.gaps.append(gap)
-        if track.book is not None:
-            track.book.high = max(track.book.high, gap.end)
-            self._door(track.book, entry)
-
-    def _leave_out(self, track: Track, entry: Entry) -> None:
-        """Count a block as left out by policy."""
-        block, book = entry.item, track.book
-        if not isinstance(block, Block) or book is None:
-            return
-        fresh = book.recorded.missing(block.first, block.end)
-        fresh = [piece for a, b in fresh for piece in book.left_out.missing(a, b)]
-        book.duplicates += block.rows - sum(b - a for a, b in fresh)
-        for first, end in fresh:
-            track.mark(entry.seq, book.left_out, first, end)
-            if track.new_left_out and track.new_left_out[-1][1] == first:
-                track.new_left_out[-1] = (track.new_left_out[-1][0], end)
-            else:
-                track.new_left_out.append((first, end))
-        book.high = max(book.high, block.end)
-        self._door(book, entry)
-
-    def _switch(self, track: Track, active: bool) -> None:
-        track.recording = active
-        if active:
-            while track.held:
-                entry = track.held.popleft()
-                if isinstance(entry.item, Block):
-                    self._record(track, entry.item, entry)
-                elif isinstance(entry.item, Gap):
-                    self._note_gap(track, entry.item, entry)
-        self._active.add(track.stream)
 
     # ---- encoding ----
 
@@ -575,7 +454,7 @@ class Recorder:
             self._release_settled(track)
         if records:
             self._commit_journal(records)
-        self._roll_journal(now)
+        self._journal.roll(now, self._tracks.values())
         self._active.difference_update(idle)
 
     @staticmethod
@@ -762,10 +641,10 @@ class Recorder:
 
     def _commit_journal(self, commits: list[tuple[Track, list[Record], Snapshot]]) -> None:
         """One batch, one write, one sync for all slow streams."""
-        journal, target = self._open_journal()
-        self._targets[target] += [track for track, _, _ in commits]
-        self._put(Append(target, journal.encode([r for _, records, _ in commits for r in records])))
-        self._put(Sync(target, partial(self._journalled, target, journal.number, commits)))
+        writer, target = self._journal.open()
+        self._targets.setdefault(target, []).extend(track for track, _, _ in commits)
+        self._put(Append(target, writer.encode([r for _, records, _ in commits for r in records])))
+        self._put(Sync(target, partial(self._journalled, target, writer.number, commits)))
 
     def _journalled(self, target: Target, number: int, commits: list[tuple[Track, list[Record], Snapshot]]) -> None:
         """A commit of the journal is durable (called in the commit thread)."""
@@ -796,49 +675,6 @@ class Recorder:
             if not track.in_flight:
                 track.lane = ""
         self._targets[target] = []
-
-    def _open_journal(self) -> tuple[JournalWriter, Target]:
-        """The present journal file, made when there is none."""
-        if self._journal is not None:
-            return self._journal
-        journal = JournalWriter(self._journal_number, self._station, self._clock.now_ns())
-        target = Target(self._dir / "journal" / journal_name(self._journal_number), direct=False)
-        self._journal_number += 1
-        self._journal = journal, target
-        self._journal_opened_s = self._clock.monotonic_s()
-        self._targets[target] = []
-        self._put(Create(target, journal.head))
-        return self._journal
-
-    def _close_journal(self) -> None:
-        """The next commit begins a new journal file; the present one is removed when its rows have moved."""
-        if self._journal is not None:
-            journal, target = self._journal
-            self._old_journals.append((journal.number, target.path))
-            self._put(Sync(target, _nothing, close=True))
-            self._journal = None
-
-    def _roll_journal(self, now: float) -> None:
-        """Begin a new journal file in time, and remove old ones whose rows have all moved."""
-        if self._journal is not None:
-            size, empty = self._journal[0].at, len(self._journal[0].head)
-            old = now - self._journal_opened_s >= self._options.journal_move_s
-            if (old and size > empty) or size >= _JOURNAL_MAX:
-                self._close_journal()
-        if self._old_journals:
-            needed = min(
-                (n for n in (t.journal_needed() for t in self._tracks.values()) if n is not None),
-                default=self._journal_number,
-            )
-            in_flight = any(t.lane == "journal" and t.in_flight for t in self._tracks.values())
-            for number, path in list(self._old_journals):
-                if number < needed and not in_flight:
-                    self._put(Call(Target(path, False), partial(self._retire_journal, path)))
-                    self._old_journals.remove((number, path))
-
-    def _retire_journal(self, path: Path) -> None:
-        self._files.remove(path)
-        self._files.sync_dir(path.parent)
 
     def _due(self, track: Track, now: float) -> bool:
         if track.in_flight or track.moving is not None:
@@ -910,7 +746,7 @@ class Recorder:
                 track.blocked_until_s = 0.0
                 self._pull(track)
                 if not track.backlog:
-                    self._let_all_go(track)
+                    self._accounting.let_all_go(track)
                 if track.backlog or not self._finish(track) or track.in_flight:
                     busy = True
                 else:
@@ -923,8 +759,8 @@ class Recorder:
                 break
             self._wake.wait(0.005)
             self._wake.clear()
-        self._close_journal()
-        self._roll_journal(self._clock.monotonic_s())
+        self._journal.close()
+        self._journal.roll(self._clock.monotonic_s(), self._tracks.values())
 
     # ---- failures ----
 
@@ -935,9 +771,7 @@ class Recorder:
 
     def _recover(self, target: Target, error: OSError) -> None:
         """Go back to what is durable and write the rest elsewhere: a new segment, a new journal file."""
-        if self._journal is not None and self._journal[1] is target:
-            self._old_journals.append((self._journal[0].number, target.path))
-            self._journal = None
+        self._journal.abandon(target)
         for track in dict.fromkeys(self._targets.pop(target, [])):
             if not track.failures:
                 log.error("write refused", stream=track.stream, path=str(target.path), error=str(error))
@@ -970,7 +804,3 @@ class _Nothing:
 
     def rewind(self) -> None:
         pass
-
-
-def _nothing() -> None:
-    pass
