@@ -30,6 +30,8 @@ MAX_LINE = 1 << 24
 MAX_BLOCK = 1 << 28
 """A longer block is a header that was read wrong."""
 _PIECE = 65_536
+_LINE = 4096
+"""Room for a reply of usual length: Python takes memory for all of it first, and 64 KiB cost 3 us."""
 _SMALL = 64
 
 
@@ -110,7 +112,7 @@ class TcpPipe:
         return size
 
     def pending(self) -> bool:
-        """Ask the kernel; costs half a microsecond where it can say so directly."""
+        """Ask the kernel."""
         try:
             if fcntl is None:
                 return bool(select.select([self._socket], [], [], 0)[0])
@@ -204,7 +206,7 @@ class Link:
 
     def __init__(self, pipe: Pipe, timeout_s: float, terminator: bytes = b"\n") -> None:
         self._pipe, self._timeout_s, self._terminator = pipe, timeout_s, terminator
-        self._send, self._receive, self._pending = pipe.send, pipe.receive, pipe.pending
+        self._send, self._receive = pipe.send, pipe.receive
         self._rest = b""
         """What arrived behind the reply that was asked for."""
         self.in_step = True
@@ -219,11 +221,11 @@ class Link:
 
         Raises `InstrumentTimeout`, `GarbledReply` (both leave the link out of step) or `InstrumentDisconnected`.
         """
-        if self._rest or self._pending():
-            self._unasked()
+        if self._rest:
+            self.check_quiet()
         try:
             self._send(message + self._terminator)
-            line = self._receive(_PIECE)
+            line = self._receive(_LINE)
             # Nearly always one reply is one piece: one find, no buffer.
             end = line.find(b"\n")
             if end != len(line) - 1:
@@ -233,9 +235,14 @@ class Link:
             raise
         return line[:-2] if line[-2:-1] == b"\r" else line[:-1]
 
-    def _unasked(self) -> None:
-        self.in_step = False
-        raise GarbledReply(f"{self._rest[:60]!r} came without being asked for")
+    def check_quiet(self) -> None:
+        """Raise `GarbledReply` when something has arrived that nobody asked for; the link is then out of step.
+
+        Worth its system call after a pause. Between two queries without one it would come too early to see anything.
+        """
+        if self._rest or self._pipe.pending():
+            self.in_step = False
+            raise GarbledReply(f"{self._rest[:60]!r} came without being asked for")
 
     def _line(self, data: bytes) -> bytes:
         """The line that begins with `data`; the rest is kept."""
@@ -261,8 +268,8 @@ class Link:
         `make(size)` gives a buffer of that many bytes or more, or raises `GarbledReply` for a size that cannot be; the
         part that was filled is returned. An indefinite block ends with the line. Raises as `query` does.
         """
-        if self._rest or self._pending():
-            self._unasked()
+        if self._rest:
+            self.check_quiet()
         try:
             self._send(message + self._terminator)
             # A small piece: all that it holds of the data must be copied.

@@ -456,6 +456,7 @@ class ScpiDriver:
         now = clock.monotonic_s()
         end = now + timeout_s
         gathered = False
+        self._check_quiet()
         while True:
             index = schedule.due(now)
             if index is not None:
@@ -474,6 +475,7 @@ class ScpiDriver:
                 break
             if clock.wait(self._closed, pause):
                 break
+            self._check_quiet()
             now = clock.monotonic_s()
         self._open()
         arrived = clock.now_ns()
@@ -590,6 +592,14 @@ class ScpiDriver:
         every = self._o.check_errors
         if every and counts.polls % every == 0:
             self._note_errors(client)
+
+    def _check_quiet(self) -> None:
+        """After a pause: see to it that the next reply is the answer to the next query."""
+        client = self._open()
+        try:
+            client.link.check_quiet()
+        except GarbledReply as error:
+            self._unheard(client, b"", error)
 
     def _take(self, client: ScpiClient, group: _Group, row: dict[int, Any]) -> bool:
         """Ask one query and put its values into the row; False when the reply did not come."""

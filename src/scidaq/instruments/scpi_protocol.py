@@ -35,15 +35,22 @@ def _shown(data: bytes) -> str:
 
 def number(data: bytes) -> float:
     """A decimal number; NaN and infinity where the instrument says so."""
+    try:
+        value = float(data)
+        # The common case. Python also reads 1_000, which is no number here; NaN compares false.
+        if -INFINITY < value < INFINITY and b"_" not in data:
+            return value
+    except ValueError:
+        pass  # still it may be a number, as 1.5 E +3
     if _NUMBER.fullmatch(data) is None:
         if (special := _SPECIAL.get(data.strip().upper())) is not None:
             return special
         raise GarbledReply(f"{_shown(data)} is not a number")
     value = float(data.replace(b" ", b"").replace(b"\t", b""))
-    if -INFINITY < value < INFINITY:
-        return value
     if value == NOT_A_NUMBER:
         return math.nan
+    if -INFINITY < value < INFINITY:
+        return value
     return math.inf if value > 0 else -math.inf
 
 
