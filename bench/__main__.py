@@ -1,0 +1,73 @@
+"""`python -m bench [names] [--quick] [--write-docs]`: run benchmarks and print one table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bench.ingest import ingest
+from bench.machine import described, load
+from bench.many_streams import many_streams
+from bench.places import BASE
+from bench.results import Row, table
+from bench.settings import Settings, quick
+
+Benchmark = Callable[[Settings, Callable[[str], None]], list[Row]]
+BENCHMARKS: dict[str, Benchmark] = {"ingest": ingest, "many_streams": many_streams}
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+def run(names: Sequence[str], settings: Settings, say: Callable[[str], None]) -> str:
+    """Run benchmarks; what they found, as Markdown."""
+    BASE.mkdir(parents=True, exist_ok=True)
+    before = load()
+    rows = [row for name in names for row in BENCHMARKS[name](settings, say)]
+    rounds = f"{settings.rounds} rounds of {settings.ingest_s:g} s, {settings.streams_s:g} s of slow streams"
+    return f"{table(rows)}\n\n{described(BASE)} {rounds}; load before the run {before:.1f}.\n"
+
+
+def with_figures(page: str, figures: str) -> str:
+    """The page with new figures between its markers. Raises `ValueError` when it has none."""
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {BEGIN} ... {END}")
+    return f"{head}{BEGIN}\n\n{figures}\n{END}{tail}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=f"which ({', '.join(BENCHMARKS)}; default: all)")
+    parser.add_argument("--quick", action="store_true", help="one short round: shows that it works")
+    parser.add_argument("--write-docs", action="store_true", help=f"write the figures into docs/{PAGE.name}")
+    parser.add_argument("--rounds", type=int, help="rounds of ingest")
+    parser.add_argument("--seconds", type=float, help="length of one round of ingest")
+    parser.add_argument("--streams-seconds", type=float, help="how long many_streams records")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="PART", help="contestants with this in their name"
+    )
+    chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.names) - set(BENCHMARKS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    settings = quick() if chosen.quick else Settings()
+    settings = replace(
+        settings,
+        rounds=chosen.rounds or settings.rounds,
+        ingest_s=chosen.seconds or settings.ingest_s,
+        streams_s=chosen.streams_seconds or settings.streams_s,
+        only=tuple(chosen.only),
+    )
+    figures = run(chosen.names or list(BENCHMARKS), settings, lambda line: print(line, file=sys.stderr, flush=True))
+    print(figures)
+    if chosen.write_docs:
+        PAGE.write_text(with_figures(PAGE.read_text(), figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

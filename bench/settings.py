@@ -1,0 +1,38 @@
+"""How long and how large a run of the benchmarks is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The full measurement; `quick()` says something, and is over in a minute."""
+
+    rounds: int = 5
+    """How often each contestant of `ingest` runs, in a new order each time."""
+    ingest_s: float = 2.0
+    """Length of the measured part of one run."""
+    warm_s: float = 0.7
+    """What goes before it: pages, buffers and ring are in their steady state then."""
+    table_bytes: int = 64 << 20
+    """Size of the prepared samples, more than the caches hold."""
+    streams_s: float = 120.0
+    """How long `many_streams` records."""
+    instruments: int = 10
+    streams: int = 100
+    """Streams of each instrument."""
+    peer_s: float = 5.0
+    """How long the peers of `many_streams` work."""
+    only: Sequence[str] = ()
+    """Contestants whose name contains one of these; all when empty."""
+
+    def wants(self, who: str) -> bool:
+        """Whether a contestant takes part."""
+        return not self.only or any(part in who for part in self.only)
+
+
+def quick() -> Settings:
+    """One round each."""
+    return Settings(rounds=1, ingest_s=1.0, warm_s=0.5, streams_s=20.0, peer_s=2.0)
