@@ -156,6 +156,20 @@ def test_blocks_become_native(text):
     assert native.tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [
+        (b":VOLT:RANG 10", b"10"),
+        (b"SOUR1:PRES:SLEW? 2.0", b"2.0"),
+        (b"SYST:ERR 0, No error", b"0, No error"),
+        (b"1.5", b"1.5"),
+        (b"-1 ", b"-1 "),
+    ],
+)
+def test_headers_are_taken_off(reply, value):
+    assert scpi.without_header(reply) == value
+
+
 def test_queries_are_joined_from_the_root():
     assert scpi.joined(["MEAS:VOLT?", "MEAS:CURR?", "*OPC?", ":OUTP?"]) == "MEAS:VOLT?;:MEAS:CURR?;*OPC?;:OUTP?"
 

@@ -180,6 +180,8 @@ class ScpiOptions:
     """Commands that bring it to a state in which it may be left alone."""
     parameters: tuple[ScpiParameter, ...] = ()
     """Settings that can be read and changed."""
+    headers: bool = False
+    """Its replies repeat the header of the query, as `:VOLT:RANG 10`; it is taken off."""
     terminator: str = "\n"
     """What ends a message to the instrument; its replies may end in LF or CR LF."""
     timeout_s: Annotated[float, Gt(0), Le(60)] = 2.0
@@ -208,19 +210,27 @@ class ScpiCounts:
 class ScpiClient:
     """Questions and answers with one instrument: what the driver polls with, and programs may use alone."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, headers: bool = False) -> None:
         self.link = link
-        self.query = link.query
+        self.query: Callable[[bytes], bytes] = self._query_with_header if headers else link.query
+        """Send a query (without its end) and return the reply; raises as `Link.query` does."""
         self.write = link.write
         self._idn = b""
 
+    def _query_with_header(self, query: bytes) -> bytes:
+        reply = self.link.query(query)
+        if b";" not in query:
+            return scpi.without_header(reply)
+        return b";".join(scpi.without_header(part) for part in scpi.split(reply, b";"))
+
     def identify(self) -> Identity:
         """Ask `*IDN?`. Raises `GarbledReply` when that is no identity."""
-        reply = self.query(b"*IDN?").strip()
+        reply = self.link.query(b"*IDN?").strip()
         if not reply:
             raise GarbledReply("*IDN? was answered with nothing")
         self._idn = reply
-        fields = [part.strip() for part in reply.decode("latin-1").split(",", 3)]
+        text = reply.decode("latin-1").removeprefix("*IDN ")  # where headers are on
+        fields = [part.strip() for part in text.split(",", 3)]
         return Identity(*(fields + [""] * (4 - len(fields))))
 
     def array(self, query: bytes, block: scpi.BlockFormat, count: int | None = None) -> Array:
@@ -548,7 +558,7 @@ class ScpiDriver:
             if self._closed.is_set():  # while it was being connected
                 link.close()
                 raise InstrumentDisconnected(f"{self.resource} is closed")
-            self._client = ScpiClient(link)
+            self._client = ScpiClient(link, headers=o.headers)
         return self._client
 
     def _open(self) -> ScpiClient:

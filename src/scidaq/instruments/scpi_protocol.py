@@ -24,6 +24,7 @@ _NUMBER = re.compile(rb"[ \t]*[+-]?(\d+\.?\d*|\.\d+)([ \t]*[eE][ \t]*[+-]?\d+)?[
 _SPECIAL = {b"NAN": math.nan, b"INF": math.inf, b"INFINITY": math.inf, b"+INF": math.inf}
 _SPECIAL |= {b"NINF": -math.inf, b"-INF": -math.inf, b"NINFINITY": -math.inf}
 _RADIX = {b"H": 16, b"Q": 8, b"B": 2}
+_HEADER = re.compile(rb"\s*[:*]?[A-Za-z][A-Za-z0-9_]*(?:\[?:[A-Za-z][A-Za-z0-9_\[\]]*)*\??[ \t]+")
 _TRUE, _FALSE = (b"1", b"ON", b"TRUE"), (b"0", b"OFF", b"FALSE")
 _ERROR = re.compile(rb'\s*([+-]?\d+)\s*(?:,\s*"((?:[^"]|"")*)"|,\s*([^"]*))?\s*')
 
@@ -115,6 +116,12 @@ def split(data: bytes, by: bytes = b",") -> list[bytes]:
     if quote:
         raise GarbledReply(f"{_shown(data)}: a quote is not closed")
     return [*items, data[start:]]
+
+
+def without_header(data: bytes) -> bytes:
+    """A reply without the header that some instruments repeat in it (`:VOLT:RANG 10`); without one, as it is."""
+    found = _HEADER.match(data)
+    return data if found is None else data[found.end() :]
 
 
 def numbers(data: bytes) -> npt.NDArray[np.float64]:
