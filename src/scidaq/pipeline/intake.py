@@ -22,6 +22,10 @@ from scidaq.stats import field_of
 _SLEW_EVERY_NS = 10_000_000_000
 _SLEW_FROM_NS = 1_000_000
 _PIECES = 1024
+PATIENT_S = 0.01
+"""How long a block may wait for room in the ring before it is refused."""
+IMPATIENT_S = 0.001
+"""The same once blocks have been refused: long enough for the recorder to get the processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class Intake:
         self._lost: list[tuple[int, int, Reason, str]] = []
         self._why: tuple[Reason, str] | None = None
         self._refused = 0
+        self._patience_s = PATIENT_S
         # What the next epoch is to follow.
         self._next_epoch, self._before_high = 0, 0
         self._before: Epoch | None = None
@@ -198,13 +203,15 @@ class Intake:
         repeated = sum(b - a for a, b in self._seen.within(index, end))
         self._high = max(self._high, end)
         self._duplicates += repeated
-        if not self._ring.fits(block):
+        if not self._ring.fits(block) and not self._ring.wait_for_room(block, self._patience_s):
+            self._patience_s = IMPATIENT_S
             self._ring.offer(block)  # which counts it
             self._refused += block.rows
             self._unseen_duplicates += repeated
             if not late:
                 self._hole(index, end, Reason.OVERFLOW)
             return
+        self._patience_s = PATIENT_S
         self._flush_lost(block.t0_ns)
         self._ring.offer(block, self.delivered, self._unseen_duplicates)
         self._seen.add(index, end)

@@ -65,6 +65,11 @@ class Ring:
         """Whether a block would be taken now; it stays true for the offering thread, since others only make room."""
         return self._hold is None or not self._held or self._held + block.nbytes <= self.capacity_bytes
 
+    def wait_for_room(self, block: Block, timeout_s: float) -> bool:
+        """Give the recorder a moment to make room; whether the block fits now. For the offering thread."""
+        with self._lock:
+            return self._changed.wait_for(lambda: self._closed or self.fits(block), timeout_s) and self.fits(block)
+
     def offer(self, item: Block | Gap | Epoch, delivered: int = 0, duplicates: int = 0) -> bool:
         """Take an item in; False when a block does not fit. Gaps and epochs always fit."""
         size = item.nbytes if isinstance(item, Block) else 0
@@ -181,6 +186,7 @@ class Hold:
                 ring._history += size
             self.released = seq + 1
             ring._trim()
+            ring._changed.notify_all()
 
     def rewind(self) -> None:
         """Take again from the first entry that is not released."""

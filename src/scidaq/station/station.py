@@ -47,6 +47,8 @@ RUN_STOPPED = register_kind("run.stopped", "A run ended.")
 
 CLOCK_WATCH_S = 1.0
 MIN_RING_BYTES = 4 << 20
+CLOSE_S = 60.0
+"""How long the disk may take to end the recording before the station gives up waiting for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ class Station:
             door.close()
         for ring in self._rings.values():
             ring.close()
-        if not self._recorder.close():
+        if not self._recorder.close(CLOSE_S):
             log.error("recording could not be ended cleanly; the next start accounts for what is missing")
 
     def _open_instruments(self, stack: ExitStack) -> None:

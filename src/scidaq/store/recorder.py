@@ -130,14 +130,16 @@ class Recorder:
         self._projection = projection
         self._tracks: dict[str, Track] = {}
         self._buffers = Buffers(options.write_buffers, options.write_buffer_bytes)
-        self._commit = CommitThread(files, clock, self._on_failure)
+        self._wake = threading.Event()
+        self._commit = CommitThread(files, clock, self._on_failure, self._wake.set)
         self._inbox: deque[Callable[[], None]] = deque()
         self._ready: deque[str] = deque()
         self._waiting_bytes = 0
-        self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder-encode", daemon=True)
         self._active: set[str] = set()
+        self._stalled: set[str] = set()
+        """Streams that wait for a free buffer."""
         self._journal = JournalLane(data_dir, files, clock, station, options.journal_move_s, self._put, journal_number)
         self._targets: dict[Target, list[Track]] = {}
         self._map = DurableMap(data_dir / DURABLE_MAP)
@@ -236,7 +238,7 @@ class Recorder:
         )
 
     def _stats(self, track: Track) -> StreamStats:
-        book, durable = track.book, track.durable
+        book, durable, writer = track.book, track.durable, track.writer
         if book is None:
             return StreamStats(track.stream, -1, 0, 0, 0, 0, 0, 0, 0, 0, track.conflicts, track.failures, -1, 0)
         durable_ledger = durable.ledger() if durable is not None and durable.book is book else Ledger()
@@ -255,7 +257,7 @@ class Recorder:
             track.conflicts,
             track.failures,
             book.last_ns,
-            track.segment_bytes + (track.writer.at if track.writer else 0),
+            track.segment_bytes + (writer.at if writer is not None else 0),
         )
 
     # ---- the loop ----
@@ -288,7 +290,7 @@ class Recorder:
 
     def _pull_ready(self, all_of_them: bool) -> None:
         """Look at what has come in; between ticks only at streams with much to encode."""
-        seen: set[str] = set()
+        seen, self._stalled = self._stalled, set()
         for _ in range(len(self._ready)):
             seen.add(self._ready.popleft())
         for stream in seen:
@@ -304,6 +306,9 @@ class Recorder:
         if track.blocked_until_s and self._clock.monotonic_s() < track.blocked_until_s:
             return
         track.blocked_until_s = 0.0
+        if track.pending_bytes >= DIRECT_BYTES and not self._encode(track):
+            self._stalled.add(track.stream)
+            return
         track.backlog.extend(track.reader.take())
         backlog = track.backlog
         while backlog:
@@ -313,6 +318,7 @@ class Recorder:
             backlog.popleft()
             self._accounting.take(track, entry)
             if track.pending_bytes >= DIRECT_BYTES and not self._encode(track):
+                self._stalled.add(track.stream)
                 return
 
     # ---- looking at rows ----
@@ -599,7 +605,7 @@ class Recorder:
         """Say how far a stream is durable; only the commit thread does so once recording has started."""
         if snapshot is None:
             return
-        book, ledger = snapshot.book, snapshot.ledger()
+        book, ledger, writer = snapshot.book, snapshot.ledger(), track.writer
         self._map.put(
             Mark(
                 track.stream,
@@ -610,7 +616,7 @@ class Recorder:
                 ledger.gaps,
                 snapshot.first_ns,
                 snapshot.last_ns,
-                track.segment_bytes + (track.writer.at if track.writer else 0),
+                track.segment_bytes + (writer.at if writer is not None else 0),
             )
         )
 

@@ -111,6 +111,7 @@ class Write:
         for chunk in self.chunks:
             self.buffers.give_back(chunk.buffer)
         self.chunks = ()
+        thread.freed()
 
 
 @dataclass(slots=True)
@@ -170,9 +171,11 @@ class Call:
 class CommitThread:
     """Runs jobs in the order in which they were given."""
 
-    def __init__(self, files: Files, clock: Clock, failed: Callable[[Target, OSError], None]) -> None:
-        """`failed` is called in this thread."""
-        self.files, self.clock, self._failed = files, clock, failed
+    def __init__(
+        self, files: Files, clock: Clock, failed: Callable[[Target, OSError], None], freed: Callable[[], None]
+    ) -> None:
+        """Both are called in this thread: `failed` when the system refused, `freed` when buffers have come back."""
+        self.files, self.clock, self._failed, self.freed = files, clock, failed, freed
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="recorder-commit", daemon=True)
         self.written = self.syncs = self.failures = 0
