@@ -1,0 +1,99 @@
+"""`scidaq check`: would a station start with this, and do its instruments answer? Nothing is started or written."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scidaq.clock import Clock
+from scidaq.errors import ScidaqError, StationBusy
+
+if TYPE_CHECKING:
+    from scidaq.config import Config, Instrument
+
+TIMEOUT_S = 5.0
+"""How long an instrument may take to say who it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the answer."""
+
+    fine: bool
+    subject: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{'ok   ' if self.fine else 'WRONG'} {self.subject}: {self.message}"
+
+
+def check(config: Config, clock: Clock, *, offline: bool, timeout_s: float = TIMEOUT_S) -> Iterator[Finding]:
+    """What there is to say of a configuration that was loaded: its files, the data directory, each instrument."""
+    files = ", ".join(config.sources) or "no files; defaults, environment and command line"
+    yield Finding(True, "configuration", files)
+    busy = yield from _data_directory(config)
+    if not config.instruments:
+        yield Finding(True, "instruments", "none is configured")
+    asked = not offline and not busy
+    threads = {one.id: _Asking(one, clock) for one in config.instruments.values()} if asked else {}
+    deadline = clock.monotonic_s() + timeout_s
+    for one in config.instruments.values():
+        subject = f"instrument {one.id} ({one.general.driver})"
+        if not asked:
+            why = "a station is running, which talks to it" if busy else "not asked"
+            yield Finding(True, subject, f"its options are right; {why}")
+        else:
+            yield threads[one.id].answer(subject, max(0.0, deadline - clock.monotonic_s()), timeout_s)
+
+
+def _data_directory(config: Config) -> Generator[Finding, None, bool]:
+    """Whether a station could record there; returns whether one does."""
+    from scidaq.store import check_directory, system_files
+
+    data_dir = config.station.data_dir
+    subject = f"data directory {data_dir}"
+    try:
+        check_directory(data_dir, config.storage.allow_network_filesystem)
+        if (data_dir / "LOCK").exists():
+            system_files().lock(data_dir / "LOCK").close()
+    except StationBusy:
+        yield Finding(True, subject, "in use by a running station")
+        return True
+    except ScidaqError as error:
+        yield Finding(False, subject, str(error))
+    else:
+        what = "holds a station's data" if (data_dir / "station.json").exists() else "will be made"
+        yield Finding(True, subject, what)
+    return False
+
+
+class _Asking:
+    """A thread of its own for each instrument, since a driver that hangs cannot be stopped."""
+
+    def __init__(self, instrument: Instrument, clock: Clock) -> None:
+        self._driver = instrument.factory(instrument.id, instrument.options, clock)
+        self._said: str | None = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._ask, name=f"check-{instrument.id}", daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        try:
+            self._said = str(self._driver.identity())
+        except Exception as error:  # a third party's driver may raise anything
+            self._error = error
+
+    def answer(self, subject: str, left_s: float, timeout_s: float) -> Finding:
+        """What came of it within the time that is left."""
+        self._thread.join(left_s)
+        self._driver.close()
+        if self._error is not None:
+            known = isinstance(self._error, ScidaqError | OSError)
+            return Finding(
+                False, subject, str(self._error) if known else f"{type(self._error).__name__}: {self._error}"
+            )
+        if self._said is None:
+            return Finding(False, subject, f"does not answer within {timeout_s:g} s")
+        return Finding(True, subject, self._said or "answers, without an identity")

@@ -1,0 +1,125 @@
+"""What is recorded: listed, read and verified, with or without a running station."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from scidaq.block import Block, Gap
+from scidaq.cli import formats
+from scidaq.cli.times import length_ns, moment_ns, shown, size
+from scidaq.clock import SystemClock
+from scidaq.errors import RequestError
+from scidaq.query import Reader
+
+if TYPE_CHECKING:
+    from scidaq.store import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows, as they were asked for on the command line."""
+
+    stream: str
+    start: str | None = None
+    stop: str | None = None
+    last: str | None = None
+    channels: Sequence[str] | None = None
+
+    def items(self, reader: Reader) -> Iterable[Block | Gap]:
+        """The rows and the gaps between them. Raises `RequestError` for a time or a length that is none."""
+        if self.last is not None:
+            length = length_ns(self.last)
+            if length is not None:
+                return reader.last(self.stream, seconds=length / 1e9, channels=self.channels)
+            if not self.last.isdecimal() or int(self.last) == 0:
+                raise RequestError(f"--last {self.last!r}: give a number of rows, as 100, or a length, as 10s")
+            return reader.last(self.stream, rows=int(self.last), channels=self.channels)
+        now_ns = SystemClock().now_ns()
+        start, stop = (None if text is None else moment_ns(text, now_ns) for text in (self.start, self.stop))
+        return reader.blocks(self.stream, start, stop, self.channels)
+
+
+def write_rows(data_dir: Path, selection: Selection, form: str, raw: bool) -> None:
+    """Write what is selected to standard output; gaps inside a table, on standard error otherwise."""
+
+    def note(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    items = selection.items(Reader(data_dir))
+    if form == "table":
+        formats.write_table(items, sys.stdout, raw)
+    elif form == "csv":
+        formats.write_csv(items, sys.stdout, note, raw)
+    elif form == "json":
+        formats.write_json(items, sys.stdout.buffer, note, raw)
+    else:
+        formats.write_arrow(items, sys.stdout.buffer, note, raw)
+    sys.stdout.flush()
+
+
+def list_streams(data_dir: Path, as_json: bool) -> None:
+    """Every epoch of every stream, as a table or as one JSON array."""
+    found = Reader(data_dir).streams()
+    if as_json:
+        print(orjson.dumps([asdict(one) for one in found], option=orjson.OPT_INDENT_2).decode())
+        return
+    heads = ("stream", "epoch", "rows", "durable rows", "gap rows", "size", "first", "last")
+    rows = [
+        (
+            s.stream,
+            str(s.epoch),
+            *(f"{n:,}" for n in (s.rows, s.durable_rows, s.gap_rows)),
+            size(s.bytes),
+            shown(s.first_ns),
+            shown(s.last_ns),
+        )
+        for s in found
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
+        print("  ".join([f"{row[0]:<{widths[0]}}", *(f"{v:>{w}}" for v, w in zip(row[1:], widths[1:], strict=True))]))
+
+
+def report_verification(data_dir: Path, as_json: bool) -> bool:
+    """Verify a data directory and say what was found; whether all is well."""
+    from scidaq.store import verify
+
+    report = verify(data_dir)
+    print(_as_json(report) if as_json else _as_text(data_dir, report))
+    return report.ok
+
+
+def _as_json(report: Report) -> str:
+    parts = ("delivered", "recorded", "gaps", "duplicates", "left_out", "expired")
+    balances = [
+        {"stream": b.stream, "epoch": b.epoch}
+        | {part: getattr(b.ledger, part) for part in parts}
+        | {"balanced": b.balanced, "bounded": b.bounded}
+        for b in report.balances
+    ]
+    facts = {name: getattr(report, name) for name in ("ok", "segments", "sealed", "journals", "facts", "rows", "bytes")}
+    content = {**facts, "balances": balances, "problems": list(map(asdict, report.problems)), "notes": report.notes}
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2).decode()
+
+
+def _as_text(data_dir: Path, report: Report) -> str:
+    lines = [f"WRONG {problem}" for problem in report.problems]
+    lines += [f"note  {note}" for note in report.notes]
+    for b in report.balances:
+        ledger = b.ledger
+        sum_ = f"{ledger.recorded} recorded + {ledger.gaps} in gaps + {ledger.duplicates} duplicates"
+        sum_ += f" + {ledger.left_out} left out + {ledger.expired} expired"
+        word = "bounded" if b.bounded else "balanced" if b.balanced else "NOT BALANCED"
+        lines.append(f"{word}: {b.stream} epoch {b.epoch}: {ledger.delivered} delivered = {sum_}")
+    verdict = "all is well" if report.ok else f"{len(report.problems)} problems"
+    lines.append(
+        f"{data_dir}: {report.segments} segments ({report.sealed} sealed), {report.rows} rows, {report.facts} facts, "
+        f"{size(report.bytes)}: {verdict}"
+    )
+    return "\n".join(lines)

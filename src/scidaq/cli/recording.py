@@ -1,0 +1,229 @@
+"""Running a station in the foreground: until a signal or the time is up, showing what it does."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from scidaq.cli.times import NS, clock_time, size
+from scidaq.clock import Clock
+
+if TYPE_CHECKING:
+    from scidaq.config import Config
+    from scidaq.station import Station, StationStats
+
+TABLE_S = 0.5
+LINES_S = 5.0
+_RATE_S = 2.0
+"""Rates are those of about this long."""
+_STOPPING = b"scidaq: stopping; what has arrived is made durable first\n"
+
+
+# ---- until when -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C set the event; a second one changes nothing, so that no data is lost to impatience.
+
+    For the main thread.
+    """
+    asked = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        os.write(2, _STOPPING)  # the only way to write that is safe in a handler
+        asked.set()
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def record(config: Config, clock: Clock, seconds: float | None, *, show: bool) -> StationStats:
+    """Run the station until a signal comes or `seconds` have passed, and return how it ended.
+
+    With `show` a table that lives on a terminal, else lines every few seconds. On return everything is durable.
+    """
+    from scidaq.station import Station
+
+    console = Console()
+    _log_to_stderr(config.logging.level)
+    live = show and console.is_terminal
+    every_s = TABLE_S if live else LINES_S
+    with stop_signals() as asked:
+        with Station(config.plan(clock), clock) as station:
+            ticks = _ticks(clock, asked, every_s, seconds)
+            (_watch if live else _tell)(console, station, ticks) if show else deque(ticks, 0)
+        return station.stats()
+
+
+def _ticks(clock: Clock, asked: threading.Event, every_s: float, seconds: float | None) -> Iterator[None]:
+    """One now and then, until it is asked to stop or `seconds` have passed."""
+    deadline = math.inf if seconds is None else clock.monotonic_s() + seconds
+    while not clock.wait(asked, max(0.0, min(every_s, deadline - clock.monotonic_s()))):
+        if clock.monotonic_s() >= deadline:
+            return
+        yield
+
+
+def _watch(console: Console, station: Station, ticks: Iterator[None]) -> None:
+    """The live table."""
+    rates = Rates()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for _ in ticks:
+            stats = station.stats()
+            live.update(table(stats, rates.of(stats)), refresh=True)
+
+
+def _tell(console: Console, station: Station, ticks: Iterator[None]) -> None:
+    """A line per stream every now and then."""
+    rates = Rates()
+    for _ in ticks:
+        stats = station.stats()
+        now = clock_time(stats.now_ns)
+        for said in [*(line.sentence() for line in lines(stats, rates.of(stats))), _disk(stats)]:
+            console.print(f"{now} {said}", soft_wrap=True, highlight=False, markup=False)
+
+
+# ---- what is shown --------------------------------------------------------------------------------------------------
+
+
+class Rates:
+    """Rows per second of each stream, from the snapshots of the last seconds."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[int, dict[tuple[str, int], int]]] = []
+
+    def of(self, stats: StationStats) -> dict[str, float]:
+        """The rates at this snapshot, which is remembered; a stream that has just begun an epoch has none."""
+        rows = {(s.stream, s.epoch): s.rows for s in stats.recorder.streams}
+        self._seen = [one for one in self._seen if stats.now_ns - one[0] < _RATE_S * NS] or self._seen[-1:]
+        out = {}
+        if self._seen and (passed := (stats.now_ns - self._seen[0][0]) / NS) > 0:
+            before = self._seen[0][1]
+            out = {key[0]: (n - before[key]) / passed for key, n in rows.items() if key in before}
+        self._seen.append((stats.now_ns, rows))
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One stream, or an instrument that has none yet."""
+
+    stream: str
+    state: str
+    rate: float | None
+    rows: int = 0
+    durable_rows: int = 0
+    gap_rows: int = 0
+    bytes: int = 0
+    reason: str = ""
+
+    def cells(self) -> list[str]:
+        """As a row of the table."""
+        rate = "-" if self.rate is None else f"{self.rate:,.1f}"
+        counts = (f"{n:,}" for n in (self.rows, self.durable_rows, self.gap_rows))
+        return [self.stream, self.state, rate, *counts, size(self.bytes), self.reason]
+
+    def sentence(self) -> str:
+        """As a line of text."""
+        rate = "" if self.rate is None else f" {self.rate:.1f} rows/s,"
+        counts = f"{self.rows} rows, {self.durable_rows} durable, {self.gap_rows} in gaps, {size(self.bytes)}"
+        return f"{self.stream} {self.state}{rate} {counts}{': ' + self.reason if self.reason else ''}"
+
+
+def lines(stats: StationStats, rates: dict[str, float]) -> list[Line]:
+    """Every instrument's streams, and the instruments that have none yet."""
+    out = []
+    for instrument in stats.instruments:
+        streams = [s for s in stats.recorder.streams if s.stream.startswith(f"{instrument.instrument}/")]
+        if not streams:
+            out.append(Line(f"{instrument.instrument}/", instrument.state, None, reason=instrument.reason))
+        out += [
+            Line(
+                s.stream,
+                instrument.state,
+                rates.get(s.stream),
+                s.rows,
+                s.durable_rows,
+                s.gap_rows,
+                s.bytes,
+                instrument.reason,
+            )
+            for s in streams
+        ]
+    return out
+
+
+def _disk(stats: StationStats) -> str:
+    return f"journal {size(stats.recorder.journal_bytes)}, free {size(stats.free_bytes)}"
+
+
+def table(stats: StationStats, rates: dict[str, float]) -> Table:
+    """The live table."""
+    title = f"{stats.name}  {clock_time(stats.now_ns)} UTC"
+    out = Table(title=title, title_justify="left", caption=_disk(stats), caption_justify="left")
+    for name in ("stream", "state"):
+        out.add_column(name, no_wrap=True)
+    for name in ("rows/s", "rows", "durable rows", "gap rows", "size"):
+        out.add_column(name, justify="right", no_wrap=True)
+    out.add_column("reason")
+    colours = {"acquiring": "green", "degraded": "yellow", "failed": "red"}
+    for line in lines(stats, rates):
+        cells = line.cells()
+        cells[1] = f"[{colours[line.state]}]{line.state}[/]" if line.state in colours else line.state
+        cells[-1] = cells[-1].replace("[", "\\[")
+        out.add_row(*cells)
+    return out
+
+
+def _log_to_stderr(level: str) -> None:
+    """Log events as lines on standard error, wherever that is when they come."""
+
+    class Stderr:
+        def write(self, text: str) -> None:
+            sys.stderr.write(text)
+
+        def flush(self) -> None:
+            sys.stderr.flush()
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("iso", utc=True),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(Stderr()),  # type: ignore[arg-type]
+    )
+
+
+def report_end(stats: StationStats, data_dir: Path) -> None:
+    """Say what was recorded, once the station has ended."""
+    for line in lines(stats, {}):
+        print(line.sentence())
+    rows, durable, gaps = (
+        sum(getattr(s, n) for s in stats.recorder.streams) for n in ("rows", "durable_rows", "gap_rows")
+    )
+    size_ = size(sum(s.bytes for s in stats.recorder.streams))
+    print(f"recorded {rows} rows, {durable} durable, {gaps} in gaps, {size_}, in {data_dir}")
+    print(f"look at it: scidaq streams --data-dir {shlex.quote(str(data_dir))}")
