@@ -23,6 +23,8 @@ from scidaq.pipeline import Door, Intake, IntakeStats, Ring, RingStats
 from scidaq.station.plan import InstrumentPlan, StationPlan
 from scidaq.stats import field_of
 from scidaq.store import (
+    STARTED,
+    STOPPED,
     Files,
     Projector,
     ProjectorStats,
@@ -39,8 +41,6 @@ from scidaq.store import (
 
 log = structlog.get_logger(__name__)
 
-STARTED = register_kind("station.started", "The station began to record.")
-STOPPED = register_kind("station.stopped", "The station ended, with everything durable.")
 ARMED = register_kind("instrument.armed", "An instrument delivers: its identity and its streams, when either is new.")
 RUN_STARTED = register_kind("run.started", "A run began: its id, name and metadata.")
 RUN_STOPPED = register_kind("run.stopped", "A run ended.")

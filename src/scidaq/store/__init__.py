@@ -6,7 +6,16 @@ made the blocks. `docs/format/` specifies every byte.
 
 from typing import TYPE_CHECKING, Any
 
-from scidaq.store.directory import CATALOG, StationFile, check_directory, file_system, open_station, read_station
+from scidaq.store.directory import (
+    CATALOG,
+    STARTED,
+    STOPPED,
+    StationFile,
+    check_directory,
+    file_system,
+    open_station,
+    read_station,
+)
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import Mark, read_marks
 from scidaq.store.files import Buffer, File, Files, PortableFiles, PosixFiles, make_directory, publish, system_files
@@ -39,6 +48,8 @@ _OF_THE_CATALOG = {  # these need SQLAlchemy, which takes half a second to impor
 __all__ = [
     "CATALOG",
     "DURABLE_MAP",
+    "STARTED",
+    "STOPPED",
     "Balance",
     "Buffer",
     "Buffers",

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import orjson
 
+from scidaq.catalog import register_kind
 from scidaq.errors import ForeignDirectory, StationError
 from scidaq.store.files import File, Files, make_directory, publish
 
 FORMAT = 1
+STARTED = register_kind("station.started", "The station began to record.")
+STOPPED = register_kind("station.stopped", "The station ended: everything is durable, every segment sealed.")
 STATION = "station.json"
 LOCK = "LOCK"
 CATALOG = "catalog.sqlite"

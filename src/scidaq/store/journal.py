@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 
 from scidaq.block import Block, Bytes, Epoch, Gap, Ledger, from_buffers, pack, plain_sizes, to_buffers, unpack
-from scidaq.errors import Corrupt, InvalidBlock
+from scidaq.errors import InvalidBlock
 from scidaq.store import wire
 from scidaq.store.files import PAGE
 from scidaq.store.segment import FORMAT, Damage, scan
@@ -81,6 +81,8 @@ class JournalWriter:
         facts = {"format": FORMAT, "kind": "journal", "id": self.id, "station": station, "created_ns": created_ns}
         self.head, self._crc = wire.schema_message(_schema(), facts, PAGE)
         self.at = len(self.head)
+        self.synced = 0
+        """How far the file is known to be durable."""
         self._seq = 0
         self._keys: dict[tuple[str, int], int] = {}
         self._shape = wire.shape_of(_NODES, _BUFFERS)
@@ -134,7 +136,7 @@ class JournalWriter:
             offsets = np.zeros(rows + 1, np.int32)
             np.cumsum([len(t) for t in texts], out=offsets[1:])
             pieces += [b"", offsets.tobytes(), b"".join(texts)]
-        facts = orjson.dumps({"id": self.id, "seq": self._seq, "prev": f"{self._crc:08x}", "synced": self.at})
+        facts = orjson.dumps({"id": self.id, "seq": self._seq, "prev": f"{self._crc:08x}", "synced": self.synced})
         sizes = [len(p) for p in pieces]
         out, _ = wire.batch_header(self._shape, rows, [(rows, 0)] * _NODES, sizes, facts, PAGE, self.at)
         for piece in pieces:
@@ -161,12 +163,14 @@ def read_journal(data: memoryview, path: Path) -> Iterator[Record | Damage]:
             yield item
         elif item.kind == wire.BATCH:
             try:
-                yield from _read_batch(data, item, epochs)
+                yield from _read_batch(data, path, item, epochs)
             except (InvalidBlock, ValueError, KeyError, TypeError, IndexError) as e:
                 yield Damage(path, item.at, item.end, f"a commit that makes no sense ({e})")
 
 
-def _read_batch(data: memoryview, message: wire.Message, epochs: dict[int, Epoch]) -> Iterator[Record]:
+def _read_batch(
+    data: memoryview, path: Path, message: wire.Message, epochs: dict[int, Epoch]
+) -> Iterator[Record | Damage]:
     buffers = wire.body_buffers(data, message)
     rows = message.rows
     columns = [
@@ -183,7 +187,8 @@ def _read_batch(data: memoryview, message: wire.Message, epochs: dict[int, Epoch
             continue
         epoch = epochs.get(key)
         if epoch is None:
-            raise InvalidBlock(f"rows of stream {key} (epoch {number}), whose announcement is lost")
+            yield Damage(path, message.at, message.end, f"rows of stream {key}, whose announcement is lost")
+            continue
         block = None
         if count:
             sizes = extra.get("sizes") or plain_sizes(epoch.schema, count) or []
@@ -198,19 +203,14 @@ def _read_batch(data: memoryview, message: wire.Message, epochs: dict[int, Epoch
         )
 
 
-def intact_prefix(data: memoryview, path: Path) -> tuple[int, Damage | None]:
-    """How many bytes of a journal file are in order from its beginning, and what comes behind them."""
-    intact = 0
+def journal_keep(data: memoryview, path: Path) -> tuple[int, str]:
+    """How many bytes of a journal file recovery keeps, and why not more: up to damage that a torn write can explain."""
+    damages: list[Damage] = []
+    durable = keep = 0
     for item in scan(data, path):
         if isinstance(item, Damage):
-            return intact, item
-        intact = item.end
-    return intact, None
-
-
-def records_of(data: memoryview, path: Path) -> Iterable[Record]:
-    """The records of a journal file; raises `Corrupt` at the first damage."""
-    for item in read_journal(data, path):
-        if isinstance(item, Damage):
-            raise Corrupt(path, item.at, item.reason)
-        yield item
+            damages.append(item)
+        else:
+            keep, durable = item.end, max(durable, int(item.facts.get("synced", 0)))
+    torn = [d for d in damages if d.at >= durable]
+    return (min(keep, torn[0].at), torn[0].reason) if torn else (keep, "the end was not written")

@@ -29,7 +29,7 @@ from scidaq.store.accounting import Accounting
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import DurableMap, Mark
 from scidaq.store.files import Files, make_directory, publish
-from scidaq.store.journal import Record
+from scidaq.store.journal import JournalWriter, Record
 from scidaq.store.journal_lane import JournalLane
 from scidaq.store.options import Options
 from scidaq.store.reading import rows_on_disk
@@ -48,6 +48,10 @@ RETRY_S = 0.5
 TELL_S = 10.0
 """How often the catalog is told that a segment has grown."""
 _LEFT_OUT_S = 10.0
+
+
+JournalCommit = tuple[Track, list[Record], Snapshot]
+"""What one stream puts into a commit of the journal, and what is then durable of it."""
 
 
 class Projection(Protocol):
@@ -439,7 +443,7 @@ class Recorder:
 
     def _tick(self) -> None:
         """Begin a commit of everything that waits."""
-        records: list[tuple[Track, list[Record], Snapshot]] = []
+        records: list[JournalCommit] = []
         idle: list[str] = []
         moves = max(4, int(2 * len(self._tracks) * self._interval_s / self._options.journal_move_s) + 1)
         now = self._clock.monotonic_s()
@@ -622,7 +626,7 @@ class Recorder:
 
     # ---- the journal ----
 
-    def _journal_records(self, track: Track) -> tuple[Track, list[Record], Snapshot]:
+    def _journal_records(self, track: Track) -> JournalCommit:
         """What a stream puts into the next commit of the journal: its blocks joined, its gaps, its book."""
         snapshot = self._snapshot(track)
         epoch, high, ledger = snapshot.book.epoch, snapshot.high, snapshot.ledger()
@@ -645,14 +649,14 @@ class Recorder:
         ]
         return track, records, snapshot
 
-    def _commit_journal(self, commits: list[tuple[Track, list[Record], Snapshot]]) -> None:
+    def _commit_journal(self, commits: list[JournalCommit]) -> None:
         """One batch, one write, one sync for all slow streams."""
         writer, target = self._journal.open()
         self._targets.setdefault(target, []).extend(track for track, _, _ in commits)
         self._put(Append(target, writer.encode([r for _, records, _ in commits for r in records])))
-        self._put(Sync(target, partial(self._journalled, target, writer.number, commits)))
+        self._put(Sync(target, partial(self._journalled, target, writer, writer.at, commits)))
 
-    def _journalled(self, target: Target, number: int, commits: list[tuple[Track, list[Record], Snapshot]]) -> None:
+    def _journalled(self, target: Target, writer: JournalWriter, end: int, commits: list[JournalCommit]) -> None:
         """A commit of the journal is durable (called in the commit thread)."""
         for track, records, snapshot in commits:
             self._publish(track, snapshot)
@@ -660,13 +664,12 @@ class Recorder:
             gaps = [g for r in records for g in r.gaps]
             if gaps:
                 self._projection.gaps(gaps)
-        self._inbox.append(partial(self._journal_settled, target, number, commits))
+        self._inbox.append(partial(self._journal_settled, target, writer, end, commits))
 
-    def _journal_settled(
-        self, target: Target, number: int, commits: list[tuple[Track, list[Record], Snapshot]]
-    ) -> None:
+    def _journal_settled(self, target: Target, writer: JournalWriter, end: int, commits: list[JournalCommit]) -> None:
         if target.failed:
             return
+        writer.synced = end
         now = self._clock.monotonic_s()
         for track, records, snapshot in commits:
             track.failures = 0
@@ -677,7 +680,7 @@ class Recorder:
             for record in records:
                 track.take_over(record.block, record.gaps, record.left_out)
             if track.oldest_journal is None:
-                track.oldest_journal = number
+                track.oldest_journal = writer.number
             if not track.in_flight:
                 track.lane = ""
         self._targets[target] = []

@@ -20,9 +20,9 @@ from scidaq.clock import Clock
 from scidaq.errors import Corrupt
 from scidaq.store import wire
 from scidaq.store.files import PAGE, Files, make_directory, publish
-from scidaq.store.journal import Record, intact_prefix, journal_files, read_journal
+from scidaq.store.journal import Record, journal_files, journal_keep, read_journal
 from scidaq.store.reading import segment_files, stream_directories
-from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter
+from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter, previous_of
 from scidaq.store.track import Book, Stand
 
 log = structlog.get_logger(__name__)
@@ -126,7 +126,7 @@ def _recover_segment(
         log.error("a segment without a schema is put aside", path=str(path))
         _set_aside(data_dir, files, clock, path, data, "the schema is damaged", out)
         return None
-    if not segment.sealed:
+    if not segment.ended:
         segment, data = _seal(data_dir, files, clock, station, segment, out)
     return found_segment(segment, len(data))
 
@@ -159,32 +159,33 @@ def _last_ns(segment: Segment, message: wire.Message) -> int:
 def _load(data: memoryview, path: Path) -> Segment:
     """A segment with its headers walked, and every byte checked from where it was not known to be durable."""
     segment = Segment(data, path, check=False)
-    synced = int(segment.batches[-1].facts.get("synced", 0)) if segment.batches else 0
     if segment.sealed:
         return segment
-    good = [m for m in segment.batches if not segment.damage or m.end <= segment.damage[0].at]
-    for message in good:
-        if message.at >= synced and message.crc != wire.checksum(data, message, int(str(message.facts["prev"]), 16)):
+    for message in segment.batches:
+        if message.at >= segment.durable and message.crc != wire.checksum(data, message, previous_of(message)):
             return Segment(data, path, check=True)
-    return segment
+    return Segment(data, path, check=True) if segment.damage else segment
 
 
 def _seal(
     data_dir: Path, files: Files, clock: Clock, station: str, segment: Segment, out: Recovered
 ) -> tuple[Segment, memoryview]:
-    """Keep the intact prefix of a segment, put the rest aside, and seal it."""
-    path, data = segment.path, segment.data
-    intact = segment.intact
-    if segment.seal is not None:
+    """Keep what a segment holds up to a torn write, put the rest aside, and seal it.
+
+    Damage among rows that were durable is no torn write: it stays where it is, and what is behind it stays too.
+    """
+    path, data, keep = segment.path, segment.data, segment.keep
+    if segment.seal is not None and keep == segment.batches[-1].end:
         # The totals are there but the end of the stream behind them is torn: both are written again.
-        intact = segment.batches[-1].at
-        segment.batches.pop()
-    if intact < len(data):
-        reason = segment.damage[0].reason if segment.damage else "the end of the segment was not written"
-        out.quarantined.append(quarantine(files, data_dir, path, intact, data[intact:], reason, clock.now_ns()))
-        files.cut(path, intact)
+        keep = segment.batches[-1].at
+    if keep < len(data):
+        reason = next((d.reason for d in segment.damage if d.at >= keep), "the end of the segment was not written")
+        out.quarantined.append(quarantine(files, data_dir, path, keep, data[keep:], reason, clock.now_ns()))
+        files.cut(path, keep)
         data = files.map(path)
-        segment = Segment(data, path, check=False)
+        segment = Segment(data, path, check=bool(segment.damage))
+    if segment.damage:
+        log.error("durable rows are damaged", path=str(path), what=[str(d) for d in segment.damage])
     writer = _continued(segment, station, clock)
     last = segment.commits()[-1].facts if segment.commits() else None
     ledger, high = _final_book(segment, last)
@@ -224,7 +225,8 @@ def _continued(segment: Segment, station: str, clock: Clock) -> SegmentWriter:
     writer = SegmentWriter(segment.epoch, name, station, clock.now_ns(), Buffers(1, 64 * PAGE))
     head = wire.parse(segment.data, 0, segment.path)
     last = segment.batches[-1] if segment.batches else head
-    writer.go_on(segment.id, segment.intact, last.crc, len(segment.batches))
+    last_seq = int(last.facts.get("seq", -1))
+    writer.go_on(segment.id, segment.keep, last.crc, last_seq + 1)
     found = found_segment(segment, 0)
     writer.totals.rows, writer.totals.gap_rows = found.ranges.total, sum(g.rows or 0 for g in segment.gaps())
     writer.totals.batches = len(segment.batches)
@@ -295,19 +297,16 @@ def _recover_journals(data_dir: Path, files: Files, clock: Clock, out: Recovered
     pending: dict[str, list[tuple[int, Record]]] = defaultdict(list)
     for number, path in journal_files(data_dir / "journal"):
         data = files.map(path)
-        intact, damage = intact_prefix(data, path)
-        if damage is not None and damage.end == len(data) and intact:
-            out.quarantined.append(
-                quarantine(files, data_dir, path, intact, data[intact:], damage.reason, clock.now_ns())
-            )
-            files.cut(path, intact)
+        keep, reason = journal_keep(data, path)
+        if keep < len(data):
+            out.quarantined.append(quarantine(files, data_dir, path, keep, data[keep:], reason, clock.now_ns()))
+            files.cut(path, keep)
             data = files.map(path)
-        elif damage is not None:
-            # Damage in the middle, or in the head: what is behind it is still read; the file is kept aside as it was.
-            out.quarantined.append(quarantine(files, data_dir, path, 0, data, damage.reason, clock.now_ns()))
         out.journals.append((number, path))
         for item in read_journal(data, path):
-            if not isinstance(item, Damage):
+            if isinstance(item, Damage):
+                log.error("durable rows of the journal are damaged", what=str(item))
+            else:
                 pending[item.epoch.stream].append((number, item))
     for stream, records in pending.items():
         _replay(stream, records, out)

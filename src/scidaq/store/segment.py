@@ -326,9 +326,7 @@ class Damage:
         return f"{self.path} bytes [{self.at}, {self.end}): {self.reason}"
 
 
-def scan(
-    data: memoryview, path: Path, schema_of: Epoch | None = None, check: bool = True
-) -> Iterator[wire.Message | Damage]:
+def scan(data: memoryview, path: Path, check: bool = True) -> Iterator[wire.Message | Damage]:
     """Every message of a file in order, the schema first, with what is wrong in between.
 
     Batches behind damage are found again by the segment's UUID; swapped and repeated ones are reported and still given,
@@ -340,16 +338,16 @@ def scan(
         if head.kind != wire.SCHEMA or head.crc != wire.checksum(data, head, 0):
             raise Corrupt(path, 0, "the checksum of the schema is wrong")
         at, previous, seq = head.end, head.crc, 0
-        uuid = str(head.facts["id"])
-        schema = Epoch.from_json(head.facts).schema if head.facts.get("kind") == "segment" else schema_of
-        needle = b'{"id":"' + uuid.encode() + b'"'
+        needle = b'{"id":"' + str(head.facts["id"]).encode() + b'"'
+        if head.facts.get("kind") == "segment":
+            Epoch.from_json(head.facts)
         yield head
     except (Corrupt, wire.EndOfStream, KeyError, TypeError, InvalidBlock) as e:
         reason = e.reason if isinstance(e, Corrupt) else "there is no schema"
         found = re.search(rb'\{"id":"[0-9a-f-]{36}"', data)
-        needle, schema = (found[0] if found else b"\0"), schema_of.schema if schema_of else None
+        needle = found[0] if found else b"\0"
         at, previous, seq = 0, -1, -1
-        following = next(_resume(data, path, 1, needle, schema), None) if schema and found else None
+        following = next(_resume(data, path, 1, needle), None) if found else None
         yield Damage(path, 0, following.at if following else len(data), reason)
         if following is None:
             return
@@ -361,7 +359,7 @@ def scan(
             message = wire.parse(data, at, path)
             if message.kind != wire.BATCH:
                 raise Corrupt(path, at, "a second schema")
-            own = int(str(message.facts["prev"]), 16)
+            own = previous_of(message)
             if check and message.crc != wire.checksum(data, message, own):
                 raise Corrupt(path, at, "the checksum of a batch is wrong")
             number = int(message.facts["seq"])
@@ -382,21 +380,26 @@ def scan(
             problem = e.reason
         except (KeyError, ValueError, TypeError):
             problem = "the facts of a batch are incomplete"
-        following = next(_resume(data, path, at + 1, needle, schema), None)
+        following = next(_resume(data, path, at + 1, needle), None)
         yield Damage(path, at, following.at if following else len(data), problem)
         if following is None:
             return
         at, previous, sealed = following.at, -1, False
 
 
-def _resume(data: memoryview, path: Path, start: int, needle: bytes, schema: Any) -> Iterator[wire.Message]:
-    for at in wire.find_batch(data, start, needle, schema):
+def _resume(data: memoryview, path: Path, start: int, needle: bytes) -> Iterator[wire.Message]:
+    for at in wire.find_batch(data, start, needle):
         try:
             message = wire.parse(data, at, path)
-            if message.crc == wire.checksum(data, message, int(str(message.facts["prev"]), 16)):
+            if message.crc == wire.checksum(data, message, previous_of(message)):
                 yield message
         except (Corrupt, wire.EndOfStream, KeyError, ValueError):
             continue
+
+
+def previous_of(message: wire.Message) -> int:
+    """The checksum of the message before, as a batch says it. Raises `KeyError` or `ValueError`."""
+    return int(str(message.facts["prev"]), 16)
 
 
 class Segment:
@@ -410,28 +413,41 @@ class Segment:
         self.batches: list[wire.Message] = []
         self.damage: list[Damage] = []
         self.seal: dict[str, Any] | None = None
-        self.intact = 0
-        """Everything before this byte is in order; equal to the size of the file when nothing is wrong."""
-        for item in scan(data, path, schema_of, check):
+        self.head = 0
+        """Bytes of the schema message."""
+        for item in scan(data, path, check):
             if isinstance(item, Damage):
                 self.damage.append(item)
             elif item.kind == wire.SCHEMA:
                 self.facts, self.id = item.facts, str(item.facts["id"])
                 self.epoch = Epoch.from_json(item.facts)
-                self.intact = item.end
+                self.head = item.end
             else:
                 self.batches.append(item)
                 self.id = self.id or str(item.facts["id"])
                 self.seal = item.facts.get("seal")
-                if not self.damage:
-                    self.intact = item.end
-        if self.seal is not None and data[-8:] == wire.EOS:
-            self.intact = self.intact + 8 if not self.damage else self.intact
+
+    @property
+    def ended(self) -> bool:
+        """Whether the file was sealed and nothing will be added to it, damaged since or not."""
+        return self.seal is not None and self.data[-8:] == wire.EOS
 
     @property
     def sealed(self) -> bool:
         """Whether the file says itself that it is whole."""
-        return self.seal is not None and self.data[-8:] == wire.EOS and not self.damage
+        return self.ended and not self.damage
+
+    @property
+    def durable(self) -> int:
+        """Bytes that some batch knows to have been durable when it was encoded: damage before it is no torn write."""
+        return max((int(b.facts.get("synced", 0)) for b in self.batches), default=0)
+
+    @property
+    def keep(self) -> int:
+        """Bytes that recovery keeps: up to the first damage that a torn write can explain."""
+        torn = [d.at for d in self.damage if d.at >= self.durable]
+        last = self.batches[-1].end if self.batches else self.head
+        return min([last, *torn])
 
     def block(self, message: wire.Message) -> Block:
         """The rows of a batch, checked against its checksum. Raises `Corrupt`."""
@@ -453,7 +469,7 @@ def decode(data: memoryview, path: Path, message: wire.Message, epoch: Epoch | N
     """The rows of one batch as a block whose arrays are views of the file; its checksum is checked first."""
     if epoch is None:
         raise Corrupt(path, 0, "the schema is lost")
-    if message.crc != wire.checksum(data, message, int(str(message.facts["prev"]), 16)):
+    if message.crc != wire.checksum(data, message, previous_of(message)):
         raise Corrupt(path, message.at, "the checksum of a batch is wrong")
     buffers = wire.body_buffers(data, message)
     f = message.facts

@@ -13,11 +13,11 @@ from pathlib import Path
 from scidaq.block import Epoch, Gap, Ledger, RangeSet
 from scidaq.catalog import read_facts
 from scidaq.errors import CatalogError, Corrupt
-from scidaq.store.directory import CATALOG, read_station
+from scidaq.store.directory import CATALOG, STOPPED, read_station
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import read_marks
 from scidaq.store.files import Files, system_files
-from scidaq.store.journal import journal_files, read_journal
+from scidaq.store.journal import journal_files, journal_keep, read_journal
 from scidaq.store.reading import segment_files, stream_directories
 from scidaq.store.segment import Damage, Segment, decode
 
@@ -98,11 +98,12 @@ def verify(data_dir: Path, files: Files | None = None) -> Report:
     files = files or system_files()
     read_station(data_dir)
     report = Report()
+    finished = _facts(data_dir, report)
     marks = read_marks(data_dir / DURABLE_MAP)  # first: what is published now must be found below
     accounts: dict[tuple[str, int], _Account] = {}
     _journals(data_dir, files, report, accounts)
     for stream, directory in stream_directories(data_dir):
-        _segments(data_dir, files, stream, directory, report, accounts)
+        _segments(data_dir, files, stream, directory, report, accounts, finished)
     for (stream, number), account in sorted(accounts.items()):
         _balance(stream, number, account, report)
     _check_epochs(accounts, report)
@@ -112,7 +113,6 @@ def verify(data_dir: Path, files: Files | None = None) -> Report:
         if rows < mark.durable_rows:
             where = f"{mark.stream} epoch {mark.epoch}"
             report.problems.append(Problem(where, f"{mark.durable_rows} rows were durable, {rows} are there"))
-    _facts(data_dir, report)
     _catalog(data_dir, report)
     report.rows = sum(a.rows.total for a in accounts.values())
     return report
@@ -126,9 +126,10 @@ def _journals(data_dir: Path, files: Files, report: Report, accounts: dict[tuple
             continue  # its rows have moved meanwhile
         report.journals += 1
         report.bytes += len(data)
+        keep, _ = journal_keep(data, path)
         for item in read_journal(data, path):
             if isinstance(item, Damage):
-                _damage(data_dir, item, len(data), 0, report)
+                _damage(data_dir, item, len(data), keep, report)
                 continue
             account = accounts.setdefault((item.epoch.stream, item.epoch.number), _Account(item.epoch))
             if item.block is not None:
@@ -146,8 +147,10 @@ def _segments(
     directory: Path,
     report: Report,
     accounts: dict[tuple[str, int], _Account],
+    finished: bool,
 ) -> None:
-    for name, path in segment_files(directory):
+    names = segment_files(directory)
+    for name, path in names:
         try:
             data = files.map(path)
         except FileNotFoundError:
@@ -156,12 +159,15 @@ def _segments(
         report.segments += 1
         report.sealed += segment.sealed
         report.bytes += len(data)
-        synced = max((int(b.facts.get("synced", 0)) for b in segment.batches), default=0)
+        relative = path.relative_to(data_dir).as_posix()
+        # Only the newest segment of a station that was not stopped may be unfinished.
+        may_grow = path == names[-1][1] and not finished and not segment.ended
         for damage in segment.damage:
-            _damage(data_dir, damage, len(data), max(synced, 1 if segment.seal else 0), report)
+            _damage(data_dir, damage, len(data), segment.durable if may_grow else len(data), report)
+        if not may_grow and not segment.ended:
+            report.problems.append(Problem(relative, "it should have been sealed, and is not", len(data)))
         if segment.epoch is None:
             continue
-        relative = path.relative_to(data_dir).as_posix()
         if (segment.epoch.stream, segment.epoch.number) != (stream, name.epoch):
             report.problems.append(Problem(relative, f"it belongs to {segment.epoch.stream} {segment.epoch.number}"))
             continue
@@ -238,13 +244,16 @@ def _check_epochs(accounts: dict[tuple[str, int], _Account], report: Report) -> 
                 report.problems.append(Problem(stream, f"epoch {after} follows epoch {before}"))
 
 
-def _facts(data_dir: Path, report: Report) -> None:
+def _facts(data_dir: Path, report: Report) -> bool:
+    """Check the facts; whether the last of them is that the station was stopped."""
+    last = ""
     for item in read_facts(data_dir / "facts"):
         if isinstance(item, Corrupt):
             where = item.path.relative_to(data_dir).as_posix() if item.path.is_relative_to(data_dir) else str(item.path)
             report.problems.append(Problem(where, item.reason, item.offset))
         else:
-            report.facts += 1
+            report.facts, last = report.facts + 1, item.kind
+    return last == STOPPED
 
 
 def _catalog(data_dir: Path, report: Report) -> None:

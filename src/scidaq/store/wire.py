@@ -24,7 +24,7 @@ import numpy as np
 import orjson
 from crc32c import crc32c
 
-from scidaq.block import Bytes, Channel, Schema, buffer_count, padded
+from scidaq.block import Bytes, Channel, Schema, padded
 from scidaq.errors import Corrupt
 
 if TYPE_CHECKING:
@@ -278,7 +278,11 @@ def _parse_metadata(data: memoryview, at: int, size: int) -> Message:
         vector = _follow(data, buffers_at)
         count = struct.unpack_from("<I", data, vector)[0]
         buffers = struct.unpack_from(f"<{2 * count}q", data, vector + 4)
-        if any(offset < 0 or n < 0 or offset + n > body for offset, n in zip(buffers[::2], buffers[1::2], strict=True)):
+        placed = list(zip(buffers[::2], buffers[1::2], strict=True))
+        # A size that is wrong is told at once, without reading the body: the next message would be looked for elsewhere.
+        if any(offset < 0 or n < 0 for offset, n in placed) or body != sum(padded(n, ALIGN) for _, n in placed):
+            raise ValueError("its buffers are not its body")
+        if any(offset + n > body for offset, n in placed):
             raise ValueError("a buffer lies outside the body")
     else:
         custom_at = _fields(data, _follow(data, header_at), 3)[2]  # of the schema, where Arrow keeps its metadata
@@ -289,9 +293,15 @@ def _parse_metadata(data: memoryview, at: int, size: int) -> Message:
         found[_string(data, key_at)[1]] = _string(data, value_at)
     crc_at, digits = found[_CRC]
     facts = orjson.loads(found[_KEY][1])
-    if not isinstance(facts, dict) or len(digits) != 8:
+    if not isinstance(facts, dict):
         raise ValueError("its facts are no object")
-    return Message(at, kind, 8 + size, body, rows, facts, int(digits, 16), crc_at + 8, buffers)
+    crc = int(digits, 16)
+    if digits != b"%08x" % crc:  # capitals and blanks are the same number, but not what was written
+        raise ValueError("its checksum is not spelled as it was written")
+    pad_at, blanks = found[_PAD]
+    if kind == BATCH and pad_at + len(blanks) + 1 != size:
+        raise ValueError("its padding does not end with it")
+    return Message(at, kind, 8 + size, body, rows, facts, crc, crc_at + 8, buffers)
 
 
 def checksum(data: memoryview, message: Message, previous: int) -> int:
@@ -315,16 +325,30 @@ def body_buffers(data: memoryview, message: Message) -> list[Bytes]:
 _EMPTY = np.empty(0, np.uint8)
 
 
-def find_batch(data: memoryview, start: int, needle: bytes, schema: Schema | None) -> Iterator[int]:
+_REACH = 1 << 20
+"""The farthest that the facts of a batch lie behind its beginning (some 30,000 fields)."""
+
+
+def find_batch(data: memoryview, start: int, needle: bytes) -> Iterator[int]:
     """Where messages may begin at or behind `start`, judging by the facts that begin with `needle`.
 
     For finding the feet again behind damage: `needle` is the beginning of every batch's JSON, up to the segment's UUID.
     """
     haystack = data.obj if isinstance(data.obj, bytes) or hasattr(data.obj, "find") else bytes(data)
-    nodes, buffers = buffer_count(schema) if schema is not None else (0, 0)
-    offset = shape_of(nodes, buffers).json_at
-    at = haystack.find(needle, start)
-    while at >= 0:
-        if at - offset >= start and (at - offset) % ALIGN == 0:
-            yield at - offset
-        at = haystack.find(needle, at + 1)
+    found = haystack.find(needle, start)
+    while found >= 0:
+        for at in range((found - _KV) // ALIGN * ALIGN, max(start, found - _REACH) - 1, -ALIGN):
+            if data[at : at + 4] == EOS[:4] and _json_at(data, at) == found:
+                yield at
+                break
+        found = haystack.find(needle, found + 1)
+
+
+def _json_at(data: memoryview, at: int) -> int:
+    """Where the JSON of a batch that begins at `at` would stand."""
+    try:
+        nodes = struct.unpack_from("<I", data, at + 92)[0]
+        buffers = struct.unpack_from("<I", data, at + 100 + 16 * nodes)[0]
+    except (struct.error, OverflowError):
+        return -1
+    return at + shape_of(nodes, buffers).json_at if nodes + buffers < _REACH // 16 else -1
