@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import contextmanager
 
@@ -165,11 +166,29 @@ def test_a_block_that_breaks_off_is_missing(meter):
     assert block.valid[1] is None
 
 
+def read_for_ever(driver):
+    while True:
+        driver.read(1.0)
+
+
 def test_a_connection_that_is_closed_is_disconnected(meter):
     with armed(meter) as driver:
         meter.trouble(Trouble.DISCONNECT, only="MEAS")
         with pytest.raises(InstrumentDisconnected):
+            read_for_ever(driver)
+        with pytest.raises(InstrumentDisconnected):
             driver.read(1.0)
+
+
+def test_rows_in_hand_are_given_before_the_connection_is_given_up(meter):
+    with armed(meter, VOLTS) as driver:
+        breaking = threading.Timer(0.01, meter.trouble, (Trouble.SILENCE, 1000))
+        breaking.start()
+        rows = sum(b.rows for b in driver.read(1.0))
+        assert rows == driver.counts.polls > 0
+        with pytest.raises(InstrumentDisconnected):
+            read_for_ever(driver)
+        breaking.join()
 
 
 def test_replies_that_nobody_asked_for_are_thrown_away(meter):

@@ -322,6 +322,8 @@ class _Group:
         self.block = scpi.BlockFormat.parse(block) if block else None
         self.members: list[tuple[int, int | None, Parse]] = []
         """Position of the channel, item of the reply, what makes a value of it."""
+        self.at = 0
+        """Position of the first channel."""
         self.count: int | None = None
         """How many numbers a block has, where there is one channel."""
         self.only: Parse | None = None
@@ -340,9 +342,9 @@ class _Poll:
             group = groups.setdefault((c.query, c.block), _Group(c.query, c.block))
             group.members.append((i, c.index, _parser(c)))
         for group in groups.values():
-            (i, index, parse), *more = group.members
+            (group.at, index, parse), *more = group.members
             group.only = parse if index is None and not more else None
-            group.count = None if more else self.spec.schema.channels[i].elements
+            group.count = None if more else self.spec.schema.channels[group.at].elements
         self.groups = list(groups.values())
         self.combined = scpi.joined([c for c, _ in groups]).encode() if o.combine and len(groups) > 1 else None
         channels = self.spec.schema.channels
@@ -352,28 +354,31 @@ class _Poll:
     def clear(self) -> None:
         """No rows are gathered."""
         self.times: list[int] = []
-        self.values: list[list[Any]] = [[] for _ in self.blanks]
+        self.rows: list[list[Any]] = []
         self.holes: list[tuple[int, int]] = []
         """(row, channel) of what is missing."""
 
-    def add(self, time_ns: int, row: dict[int, Any]) -> int:
-        """Keep a row; how many of its values are missing."""
-        # Two polls within the resolution of a slewed clock: time never goes back inside a stream.
-        self.times.append(max(time_ns, self.times[-1]) if self.times else time_ns)
-        for i, values in enumerate(self.values):
-            if i in row:
-                values.append(row[i])
-            else:
-                values.append(self.blanks[i])
-                self.holes.append((len(self.times) - 1, i))
-        return len(self.values) - len(row)
+    def add(self, time_ns: int, row: list[Any], lost: bool) -> int:
+        """Keep a row; `lost` when some of it may be None, which is missing. How many of its values are."""
+        times = self.times
+        if times and time_ns < times[-1]:
+            time_ns = times[-1]  # the clock was anchored anew; time never goes back inside a stream
+        times.append(time_ns)
+        self.rows.append(row)
+        if not lost:
+            return 0
+        missing = [i for i, value in enumerate(row) if value is None]
+        for i in missing:
+            row[i] = self.blanks[i]
+            self.holes.append((len(times) - 1, i))
+        return len(missing)
 
     def block(self, now_ns: int) -> Block | None:
         """The rows gathered, and forgets them."""
         if not self.times:
             return None
         s, rows = self.spec.schema, len(self.times)
-        columns = tuple(np.array(v, d) for v, d in zip(self.values, s.dtypes, strict=True))
+        columns = tuple(np.array(v, d) for v, d in zip(zip(*self.rows, strict=True), s.dtypes, strict=True))
         valid: list[npt.NDArray[np.bool_] | None] | None = None
         if self.holes:
             valid = [None] * len(columns)
@@ -419,6 +424,7 @@ class ScpiDriver:
         self._client: ScpiClient | None = None
         self._closed = threading.Event()
         self._opening = threading.Lock()
+        self._broken: InstrumentError | None = None
         self._schedule = Schedule([poll.period_s for poll in self._polls])
         self.counts = ScpiCounts()
         """What happened so far, written by the thread that reads."""
@@ -461,12 +467,27 @@ class ScpiDriver:
         return self.describe()
 
     def read(self, timeout_s: float) -> Sequence[Block]:
-        """Poll what is due until the time is over, or rows have been gathered for a while."""
+        """Poll what is due until the time is over, or rows have been gathered for a while.
+
+        When the connection breaks with rows in hand, they are returned first; the next read raises.
+        """
+        if self._broken is None:
+            try:
+                self._poll_until(self._clock.monotonic_s() + timeout_s)
+                self._open()
+            except InstrumentError as error:
+                self._broken = error
+        arrived = self._clock.now_ns()
+        blocks = [block for poll in self._polls if (block := poll.block(arrived)) is not None]
+        if self._broken is not None and not blocks:
+            raise self._broken
+        return blocks
+
+    def _poll_until(self, end: float) -> None:
         clock, schedule = self._clock, self._schedule
-        now = clock.monotonic_s()
-        end = now + timeout_s
         gathered = False
         self._check_quiet()
+        now = clock.monotonic_s()
         while True:
             index = schedule.due(now)
             if index is not None:
@@ -487,9 +508,6 @@ class ScpiDriver:
                 break
             self._check_quiet()
             now = clock.monotonic_s()
-        self._open()
-        arrived = clock.now_ns()
-        return [block for poll in self._polls if (block := poll.block(arrived)) is not None]
 
     def disarm(self) -> None:
         """Nothing: it is only polled."""
@@ -582,23 +600,20 @@ class ScpiDriver:
 
     def _poll(self, poll: _Poll) -> None:
         """Ask all queries of a stream once; what cannot be had is missing."""
-        client, clock, counts = self._open(), self._clock, self.counts
-        row: dict[int, Any] = {}
-        began = clock.now_ns()
+        client, now_ns, counts = self._open(), self._clock.now_ns, self.counts
+        row: list[Any] = [None] * len(poll.blanks)
+        before = counts.timeouts, counts.garbled
+        began = now_ns()
         if poll.combined is not None:
             self._take_combined(client, poll, row)
         else:
-            timeouts = 0
             for group in poll.groups:
-                timeouts += not self._take(client, group, row)
-                if timeouts == MAX_TIMEOUTS:
+                self._take(client, group, row)
+                if counts.timeouts - before[0] == MAX_TIMEOUTS:
                     break
-        ended = clock.now_ns()
+        time_ns = (began + now_ns()) // 2
         counts.polls += 1
-        if row:
-            counts.missing += poll.add((began + ended) // 2, row)
-        else:
-            counts.missing += poll.add(ended, row)
+        counts.missing += poll.add(time_ns, row, before != (counts.timeouts, counts.garbled))
         every = self._o.check_errors
         if every and counts.polls % every == 0:
             self._note_errors(client)
@@ -611,25 +626,21 @@ class ScpiDriver:
         except GarbledReply as error:
             self._unheard(client, b"", error)
 
-    def _take(self, client: ScpiClient, group: _Group, row: dict[int, Any]) -> bool:
-        """Ask one query and put its values into the row; False when the reply did not come."""
+    def _take(self, client: ScpiClient, group: _Group, row: list[Any]) -> None:
+        """Ask one query and put its values into the row; what does not come stays None."""
         try:
             if group.block is not None:
                 reply: Any = client.array(group.query, group.block, group.count)
             else:
                 reply = client.query(group.query)
             if group.only is not None:
-                row[group.members[0][0]] = group.only(reply)
+                row[group.at] = group.only(reply)
             else:
                 self._spread(group, reply, row)
-        except InstrumentTimeout as error:
+        except (InstrumentTimeout, GarbledReply) as error:
             self._unheard(client, group.query, error)
-            return False
-        except GarbledReply as error:
-            self._unheard(client, group.query, error)
-        return True
 
-    def _spread(self, group: _Group, reply: Any, row: dict[int, Any]) -> None:
+    def _spread(self, group: _Group, reply: Any, row: list[Any]) -> None:
         """Values of all channels of a reply. Raises `GarbledReply` for one of them when it has taken the others."""
         items = scpi.split(reply) if any(index is not None for _, index, _ in group.members) else []
         problem: GarbledReply | None = None
@@ -644,7 +655,7 @@ class ScpiDriver:
         if problem is not None:
             raise problem
 
-    def _take_combined(self, client: ScpiClient, poll: _Poll, row: dict[int, Any]) -> None:
+    def _take_combined(self, client: ScpiClient, poll: _Poll, row: list[Any]) -> None:
         message = poll.combined or b""
         try:
             replies = scpi.split(client.query(message), b";")
