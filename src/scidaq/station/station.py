@@ -179,6 +179,8 @@ class Station:
             ring.close()
         if not self._recorder.close(CLOSE_S):
             log.error("recording could not be ended cleanly; the next start accounts for what is missing")
+        elif self._recorder.abandoned:
+            self._recover()  # seals what refused writes have left open
 
     def _open_instruments(self, stack: ExitStack) -> None:
         self._supervision = stack.enter_context(Supervision(self._clock))

@@ -22,8 +22,9 @@ from scidaq.store.files import Buffer, File, Files, PortableFiles, PosixFiles, m
 from scidaq.store.journal import Record, journal_files, read_journal
 from scidaq.store.options import Options
 from scidaq.store.reading import segment_files, stream_directories
-from scidaq.store.recorder import Projection, Recorder, RecorderStats, SegmentFacts, StreamStats
+from scidaq.store.recorder import Recorder
 from scidaq.store.recovery import Found, Known, Recovered, found_segment, recover
+from scidaq.store.reports import Projection, RecorderStats, SegmentFacts, StreamStats
 from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter, decode, scan, whole_segment
 from scidaq.store.track import Policy, Stand
 from scidaq.store.verifying import Balance, Problem, Report, verify

@@ -18,8 +18,8 @@ from scidaq.catalog import Catalog
 from scidaq.clock import Clock
 from scidaq.errors import CatalogError
 from scidaq.stats import field_of
-from scidaq.store.recorder import SegmentFacts
 from scidaq.store.recovery import Found, Known, epoch_of, gaps_of
+from scidaq.store.reports import SegmentFacts
 from scidaq.store.tables import SegmentRow, epochs, forget_segment, put_epoch, put_gaps, put_segment, segments
 
 log = structlog.get_logger(__name__)

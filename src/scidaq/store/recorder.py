@@ -14,17 +14,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
 from scidaq.block import Block, Entry, Epoch, Gap, Ledger
 from scidaq.clock import Clock
 from scidaq.errors import ConflictingRows, Corrupt
-from scidaq.stats import field_of
 from scidaq.store.accounting import Accounting
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import DurableMap, Mark
@@ -33,9 +30,10 @@ from scidaq.store.journal import JournalWriter, Record
 from scidaq.store.journal_lane import JournalLane
 from scidaq.store.options import Options
 from scidaq.store.reading import rows_on_disk
+from scidaq.store.reports import Projection, RecorderStats, SegmentFacts, StreamStats
 from scidaq.store.segment import Buffers, SegmentName, SegmentWriter, whole_segment
 from scidaq.store.track import Book, Moving, Policy, Reader, Snapshot, Stand, Track
-from scidaq.store.writing import Append, Call, CommitThread, Create, Job, Sync, Target, Write, WritingStats
+from scidaq.store.writing import Append, Call, CommitThread, Create, Job, Sync, Target, Write
 
 log = structlog.get_logger(__name__)
 
@@ -52,69 +50,6 @@ _LEFT_OUT_S = 10.0
 
 JournalCommit = tuple[Track, list[Record], Snapshot]
 """What one stream puts into a commit of the journal, and what is then durable of it."""
-
-
-class Projection(Protocol):
-    """Who wants to know what is kept where: the catalog, told in order and never waited for."""
-
-    def epoch(self, epoch: Epoch, began_ns: int) -> None:
-        """An epoch has begun."""
-
-    def segment(self, facts: SegmentFacts) -> None:
-        """A segment has been made, has grown or was sealed."""
-
-    def gaps(self, gaps: Iterable[Gap]) -> None:
-        """Gaps are durable."""
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentFacts:
-    """What the catalog is told of a segment."""
-
-    uuid: str
-    epoch: Epoch
-    name: SegmentName
-    path: Path
-    sealed: bool
-    rows: int
-    gap_rows: int
-    first_ns: int | None
-    last_ns: int | None
-    bytes: int
-    ranges: tuple[tuple[int, int], ...]
-    ledger: Ledger
-    created_ns: int
-    sealed_ns: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStats:
-    """The book of one stream in its present epoch, as recorded."""
-
-    stream: str = field_of("1", "Stream id.")
-    epoch: int = field_of("1", "Number of the epoch, -1 before the first.")
-    rows: int = field_of("{row}", "Rows recorded, durable or on the way.")
-    durable_rows: int = field_of("{row}", "Rows that survive a power cut.")
-    gap_rows: int = field_of("{row}", "Rows in gaps.")
-    duplicates: int = field_of("{row}", "Rows that came more than once.")
-    left_out: int = field_of("{row}", "Rows left out by policy.")
-    delivered: int = field_of("{row}", "Rows that the source sent or says it made.")
-    imbalance: int = field_of("{row}", "Rows that nothing accounts for: anything but 0 is a fault of this program.")
-    durable_index: int = field_of("1", "Rows of the epoch below this index are durable or accounted for durably.")
-    conflicts: int = field_of("{row}", "Repeated rows that differed from those recorded; in quarantine.")
-    failures: int = field_of("1", "Writes or syncs that the system refused for this stream.")
-    last_ns: int = field_of("ns", "UTC time of the newest row, -1 before the first.")
-    bytes: int = field_of("By", "Size of the segments of this epoch since the start.")
-
-
-@dataclass(frozen=True, slots=True)
-class RecorderStats:
-    """The recorder as a whole."""
-
-    streams: tuple[StreamStats, ...] = field_of("1", "One per stream.")
-    writing: WritingStats = field_of("1", "The commit thread.")
-    journal_bytes: int = field_of("By", "Size of the present journal file.")
-    commits: int = field_of("1", "Commits begun.")
 
 
 class Recorder:
@@ -150,6 +85,8 @@ class Recorder:
         self._accounting = Accounting(self._began, self._on_disk, self._set_aside)
         self._interval_s = options.sync_interval_ms / 1000
         self._commits = 0
+        self.abandoned = 0
+        """Segments that were given up after a refused write; recovery seals what is intact in them."""
         self._started = False
 
     # ---- the door ----
@@ -797,6 +734,7 @@ class Recorder:
         if track.writer is not None and track.target is not None:
             track.writer.abandon()
             track.target.failed = True
+            self.abandoned += 1
             self._targets.pop(track.target, None)
             track.writer, track.target = None, None
             track.generation += 1

@@ -6,7 +6,6 @@ station is writing) is a note.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,11 +98,12 @@ def verify(data_dir: Path, files: Files | None = None) -> Report:
     read_station(data_dir)
     report = Report()
     finished = _facts(data_dir, report)
+    sealed = _catalog(data_dir, report)
     marks = read_marks(data_dir / DURABLE_MAP)  # first: what is published now must be found below
     accounts: dict[tuple[str, int], _Account] = {}
     _journals(data_dir, files, report, accounts)
     for stream, directory in stream_directories(data_dir):
-        _segments(data_dir, files, stream, directory, report, accounts, finished)
+        _segments(data_dir, files, stream, directory, report, accounts, finished, sealed)
     for (stream, number), account in sorted(accounts.items()):
         _balance(stream, number, account, report)
     _check_epochs(accounts, report)
@@ -113,7 +113,6 @@ def verify(data_dir: Path, files: Files | None = None) -> Report:
         if rows < mark.durable_rows:
             where = f"{mark.stream} epoch {mark.epoch}"
             report.problems.append(Problem(where, f"{mark.durable_rows} rows were durable, {rows} are there"))
-    _catalog(data_dir, report)
     report.rows = sum(a.rows.total for a in accounts.values())
     return report
 
@@ -148,9 +147,10 @@ def _segments(
     report: Report,
     accounts: dict[tuple[str, int], _Account],
     finished: bool,
+    sealed: frozenset[str],
 ) -> None:
-    names = segment_files(directory)
-    for name, path in names:
+    """Check the segments of a stream. One may be unfinished unless the station was stopped or the catalog knows it."""
+    for name, path in segment_files(directory):
         try:
             data = files.map(path)
         except FileNotFoundError:
@@ -160,8 +160,7 @@ def _segments(
         report.sealed += segment.sealed
         report.bytes += len(data)
         relative = path.relative_to(data_dir).as_posix()
-        # Only the newest segment of a station that was not stopped may be unfinished.
-        may_grow = path == names[-1][1] and not finished and not segment.ended
+        may_grow = not segment.ended and not finished and relative not in sealed
         for damage in segment.damage:
             _damage(data_dir, damage, len(data), segment.durable if may_grow else len(data), report)
         if not may_grow and not segment.ended:
@@ -256,16 +255,14 @@ def _facts(data_dir: Path, report: Report) -> bool:
     return last == STOPPED
 
 
-def _catalog(data_dir: Path, report: Report) -> None:
-    """The catalog against the files; that it is missing is no problem, it is made again."""
+def _catalog(data_dir: Path, report: Report) -> frozenset[str]:
+    """Check the catalog against the files, and return the paths of what it knows to be sealed.
+
+    That it is missing is no problem: it is made again. Asked before the files are read, so that it never knows more.
+    """
     if not (data_dir / CATALOG).exists():
         report.notes.append("there is no catalog; the next start makes it again")
-        return
-    for problem in _catalog_problems(data_dir):
-        report.problems.append(problem)
-
-
-def _catalog_problems(data_dir: Path) -> Iterator[Problem]:
+        return frozenset()
     from scidaq.catalog import Catalog
     from scidaq.store.tables import segments
 
@@ -273,19 +270,15 @@ def _catalog_problems(data_dir: Path) -> Iterator[Problem]:
         with Catalog.open(data_dir, read_only=True) as catalog, catalog.read() as conn:
             rows = segments(conn)
     except CatalogError as e:
-        yield Problem(CATALOG, str(e))
-        return
+        report.problems.append(Problem(CATALOG, str(e)))
+        return frozenset()
+    sealed = []
     for row in rows:
         path = data_dir / row.path
         if not path.exists():
-            yield Problem(row.path, "the catalog knows this segment, and the file is gone")
-        elif row.state == "sealed" and path.stat().st_size != row.bytes:
-            yield Problem(row.path, f"the catalog says {row.bytes} bytes, the file has {path.stat().st_size}")
-
-
-def balances_by_stream(report: Report) -> dict[str, Ledger]:
-    """The books of all epochs of each stream added up."""
-    out: dict[str, Ledger] = {}
-    for b in report.balances:
-        out[b.stream] = out.get(b.stream, Ledger()) + b.ledger
-    return out
+            report.problems.append(Problem(row.path, "the catalog knows this segment, and the file is gone"))
+        elif row.state == "sealed":
+            sealed.append(row.path)
+            if (size := path.stat().st_size) != row.bytes:
+                report.problems.append(Problem(row.path, f"the catalog says {row.bytes} bytes, the file has {size}"))
+    return frozenset(sealed)
