@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -244,11 +245,19 @@ def until(child: subprocess.Popen[str], words: str) -> None:
     pytest.fail(f"it never said {words!r}")
 
 
+def until_recorded(data_dir: Path) -> None:
+    """Wait until some rows have reached the disk."""
+    deadline = time.monotonic() + 30
+    while not any(path.stat().st_size > 10_000 for path in data_dir.glob("journal/*")):
+        assert time.monotonic() < deadline, "nothing was recorded"
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_it_cleanly_and_impatience_loses_nothing(number: int, tmp_path: Path) -> None:
     (tmp_path / "lab.toml").write_text(CONFIGURATION)
     with started("serve", "--config", "lab.toml", cwd=tmp_path) as child:
-        until(child, "instrument acquiring")
+        until_recorded(tmp_path / "scidaq-data")
         child.send_signal(number)
         child.send_signal(number)
         out, err = child.communicate(timeout=30)
@@ -257,7 +266,8 @@ def test_signals_end_it_cleanly_and_impatience_loses_nothing(number: int, tmp_pa
     assert out.splitlines()[0] == "recording adc, slow into scidaq-data"
     report = json.loads(scidaq("verify", "--json", cwd=tmp_path).stdout)
     assert report["ok"]
-    assert report["sealed"] == report["segments"] > 0
+    assert report["sealed"] == report["segments"] == 2
+    assert report["rows"] > 0
 
 
 def test_two_stations_do_not_share_a_directory(tmp_path: Path) -> None:
