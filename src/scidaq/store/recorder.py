@@ -392,10 +392,10 @@ class Recorder:
                 self._commit_segment(track)
             elif track.lane == "segment":
                 continue  # until that is durable
+            elif track.on_journal and self._due(track, now) and (moves > 0 or track.journal_bytes >= DIRECT_BYTES):
+                moves -= self._move(track)
             elif self._wants_journal(track, now):
                 records.append(self._journal_records(track))
-            elif moves and track.on_journal and self._due(track, now):
-                moves -= self._move(track)
             elif self._is_idle(track):
                 idle.append(stream)
             self._release_settled(track)
@@ -625,12 +625,9 @@ class Recorder:
     def _due(self, track: Track, now: float) -> bool:
         if track.in_flight or track.moving is not None:
             return False
-        rows = sum(b.rows for b in track.journalled)
-        return (
-            rows >= MOVE_ROWS
-            or track.journal_bytes >= 4 * DIRECT_BYTES
-            or now - track.journalled_s >= self._options.journal_move_s
-        )
+        large = track.journal_bytes >= 4 * DIRECT_BYTES
+        enough = track.journal_rows >= MOVE_ROWS and track.journal_bytes >= DIRECT_BYTES
+        return large or enough or now - track.journalled_s >= self._options.journal_move_s
 
     def _move(self, track: Track) -> bool:
         """Move what is in the journal to the segment, in a commit of its own."""
@@ -660,7 +657,7 @@ class Recorder:
         moving.gaps, moving.left_out = track.journal_gaps, track.journal_left_out
         track.gaps = moving.gaps + track.gaps
         track.new_left_out = moving.left_out + track.new_left_out
-        track.journal_gaps, track.journal_left_out, track.journal_bytes = [], [], 0
+        track.journal_gaps, track.journal_left_out, track.journal_rows, track.journal_bytes = [], [], 0, 0
         return True
 
     # ---- the end of an epoch, and of recording ----

@@ -180,7 +180,7 @@ class Track:
         """Durable in the journal, on their way to the segment."""
         self.journal_gaps: list[Gap] = []
         self.journal_left_out: list[tuple[int, int]] = []
-        self.journal_bytes = 0
+        self.journal_rows = self.journal_bytes = 0
         self.journalled_s = 0.0
         self.oldest_journal: int | None = None
         """The oldest journal file that this track still needs."""
@@ -206,6 +206,7 @@ class Track:
         """Something is durable in the journal and waits to be moved."""
         if block is not None:
             self.journalled.append(block)
+            self.journal_rows += block.rows
             self.journal_bytes += block.nbytes
         self.journal_gaps += gaps
         self.journal_left_out += left_out
@@ -253,6 +254,7 @@ class Track:
             self.journalled = m.blocks + self.journalled
             self.journal_gaps = m.gaps + self.journal_gaps
             self.journal_left_out = m.left_out + self.journal_left_out
+            self.journal_rows = sum(b.rows for b in self.journalled)
             self.journal_bytes = sum(b.nbytes for b in self.journalled)
             self.oldest_journal = m.oldest_journal
         self.reader.rewind()
