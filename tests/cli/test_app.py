@@ -304,7 +304,9 @@ def test_the_demo_records_everything_and_tells(tmp_path: Path) -> None:
     assert said[-1] == "look at it: scidaq streams --data-dir scidaq-demo"
     found = json.loads(scidaq("streams", "--json", "--data-dir", "scidaq-demo", cwd=tmp_path).stdout)
     assert {one["stream"].partition("/")[0] for one in found} == {"dmm", "fast", "host", "slow"}
-    assert sum(one["rows"] for one in found) > 50_000
+    rows, durable, gaps = (sum(one[key] for one in found) for key in ("rows", "durable_rows", "gap_rows"))
+    assert rows == durable > 50_000
+    assert f"scidaq-demo holds {rows} rows, {durable} durable, {gaps} in gaps, " in said[-2]
     assert scidaq("verify", "--data-dir", "scidaq-demo", cwd=tmp_path).returncode == 0
 
 
@@ -326,5 +328,5 @@ def test_the_live_table_on_a_terminal(tmp_path: Path) -> None:
     os.close(master)
     assert child.returncode == 0, said
     text = said.decode()
-    for words in ("durable rows", "fast/wave", "acquiring", "journal", "recorded"):
+    for words in ("durable rows", "fast/wave", "acquiring", "journal", "scidaq-demo holds"):
         assert words in text

@@ -218,12 +218,12 @@ def _log_to_stderr(level: str) -> None:
 
 
 def report_end(stats: StationStats, data_dir: Path) -> None:
-    """Say what was recorded, once the station has ended."""
+    """Say what became of each stream, and what the data directory holds, once the station has ended."""
+    from scidaq.query import Reader
+
     for line in lines(stats, {}):
         print(line.sentence())
-    rows, durable, gaps = (
-        sum(getattr(s, n) for s in stats.recorder.streams) for n in ("rows", "durable_rows", "gap_rows")
-    )
-    size_ = size(sum(s.bytes for s in stats.recorder.streams))
-    print(f"recorded {rows} rows, {durable} durable, {gaps} in gaps, {size_}, in {data_dir}")
+    held = Reader(data_dir).streams()
+    rows, durable, gaps = (sum(getattr(s, name) for s in held) for name in ("rows", "durable_rows", "gap_rows"))
+    print(f"{data_dir} holds {rows} rows, {durable} durable, {gaps} in gaps, {size(sum(s.bytes for s in held))}")
     print(f"look at it: scidaq streams --data-dir {shlex.quote(str(data_dir))}")
