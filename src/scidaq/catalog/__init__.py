@@ -12,11 +12,7 @@ from scidaq.catalog.facts import Fact, FactsLog, Files, Handle, canonical, kinds
 if TYPE_CHECKING:
     from scidaq.catalog.database import Catalog, Projected, metadata, set_aside, upsert
 
-FILE = "catalog.sqlite"
-"""Name of the catalog in a data directory, beside which SQLite keeps its `-wal` and `-shm`."""
-
 __all__ = [
-    "FILE",
     "Catalog",
     "Fact",
     "FactsLog",

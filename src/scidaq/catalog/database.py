@@ -19,7 +19,6 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
 
-from scidaq.catalog import FILE
 from scidaq.catalog.facts import Fact, FactsLog, canonical
 from scidaq.errors import CatalogError, Corrupt
 
@@ -47,6 +46,7 @@ fact = sa.Table(
 REVISIONS = ("0001",)
 """The schema's versions, oldest first; the last one is what this program needs."""
 
+FILE = "catalog.sqlite"
 BUSY_MS = 10_000
 """How long a statement waits for another process's transaction."""
 Merge = Callable[[sa.ColumnElement[Any], sa.ColumnElement[Any]], sa.ColumnElement[Any]]
