@@ -53,7 +53,7 @@ Merge = Callable[[sa.ColumnElement[Any], sa.ColumnElement[Any]], sa.ColumnElemen
 """The old value of a column and the new one to the one that is kept."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _CHUNK = 500
-_MEND = "it holds nothing of its own: `scidaq repair` rebuilds it from segments and facts"
+_MEND = "it holds nothing of its own: move it away, and the next start makes it again from segments and facts"
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class Station:
         )
         stack.callback(lock.close)
         _tune()
-        self._facts = stack.enter_context(FactsLog.open(data_dir / "facts", clock))
+        self._facts = stack.enter_context(FactsLog.open(data_dir / "facts", clock, files))
         self._catalog = stack.enter_context(Catalog.open(data_dir, set_aside_damaged=True))
         self.recovered = self._recover()
         self._projector = Projector(self._catalog, data_dir, clock)
