@@ -270,7 +270,8 @@ class Recorder:
         if book is None or book.epoch.number == epoch.number:
             return True
         self._accounting.let_all_go(track)
-        return self._finish(track)
+        # Nothing of the next epoch may reach the disk before the end of this one is durable: recovery relies on it.
+        return self._finish(track) and not track.in_flight
 
     # ---- what accounting asks for ----
 
@@ -435,13 +436,8 @@ class Recorder:
         return bool(track.new_left_out) and now - track.left_out_s >= _LEFT_OUT_S
 
     def _snapshot(self, track: Track) -> Snapshot:
-        if track.book is None:
-            raise RuntimeError(f"{track.stream} has no epoch")
-        seq = min(track.seq, track.held[0].seq - 1) if track.held else track.seq
-        track.committed_seq = seq
-        track.commits += 1
         self._commits += 1
-        return track.book.snapshot(seq)
+        return track.begin_commit(min(track.seq, track.held[0].seq - 1) if track.held else track.seq)
 
     def _commit_segment(self, track: Track, seal: bool = False) -> bool:
         """End a commit in the segment: the book, the padding, the sync. Seals the segment when it is full."""
@@ -521,6 +517,8 @@ class Recorder:
         end: int,
     ) -> None:
         """A commit to a segment is durable (called in the commit thread)."""
+        if not track.confirm(snapshot):
+            return
         self._publish(track, snapshot)
         track.reader.release(snapshot.seq)
         if facts is not None:
@@ -530,8 +528,7 @@ class Recorder:
         self._inbox.append(partial(self._settled, track, snapshot, target, writer, end))
 
     def _settled(self, track: Track, snapshot: Snapshot, target: Target, writer: SegmentWriter, end: int) -> None:
-        if target.failed:
-            return
+        # Also when the file has failed since: what was confirmed counts, and the failure is looked at after this.
         writer.synced = end
         track.failures = 0
         track.in_flight -= 1
@@ -539,7 +536,7 @@ class Recorder:
         track.moving = None
         if not track.in_flight and (track.writer is None or not track.writer.dirty):
             track.lane = ""
-        if track.writer is not writer:
+        if track.writer is not writer and end == writer.at:  # that was the seal
             self._targets.pop(target, None)
 
     def _publish(self, track: Track, snapshot: Snapshot | None) -> None:
@@ -595,6 +592,7 @@ class Recorder:
 
     def _journalled(self, target: Target, writer: JournalWriter, end: int, commits: list[JournalCommit]) -> None:
         """A commit of the journal is durable (called in the commit thread)."""
+        commits = [c for c in commits if c[0].confirm(c[2])]
         for track, records, snapshot in commits:
             self._publish(track, snapshot)
             track.reader.release(snapshot.seq)
@@ -604,10 +602,9 @@ class Recorder:
         self._inbox.append(partial(self._journal_settled, target, writer, end, commits))
 
     def _journal_settled(self, target: Target, writer: JournalWriter, end: int, commits: list[JournalCommit]) -> None:
-        if target.failed:
-            return
         writer.synced = end
         now = self._clock.monotonic_s()
+        waiting = self._targets.get(target, [])
         for track, records, snapshot in commits:
             track.failures = 0
             track.in_flight -= 1
@@ -620,7 +617,10 @@ class Recorder:
                 track.oldest_journal = writer.number
             if not track.in_flight:
                 track.lane = ""
-        self._targets[target] = []
+            if track in waiting:
+                waiting.remove(track)  # once: a commit behind this one may hold it too
+        if not waiting:
+            self._targets.pop(target, None)
 
     def _due(self, track: Track, now: float) -> bool:
         if track.in_flight or track.moving is not None:

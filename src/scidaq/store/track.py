@@ -55,6 +55,10 @@ class Snapshot(NamedTuple):
     last_row: int
     seq: int
     """The newest entry that is part of it."""
+    commit: int = 0
+    """Number of the commit that it went into."""
+    after: int = 0
+    """The commit that has to be durable before this one counts."""
 
     def ledger(self) -> Ledger:
         """The book as it goes to disk."""
@@ -195,6 +199,10 @@ class Track:
         """When the catalog was last told of the segment."""
         self.conflicts = 0
         self.commits = 0
+        self.newest_commit = 0
+        """The commit that the next one builds on."""
+        self.confirmed = 0
+        """The newest commit that is durable with all before it; written by the commit thread alone."""
         self.left_out_s = 0.0
 
     def deliver(self, reader: Reader, policy: Policy, pre_trigger_ns: int) -> None:
@@ -221,6 +229,23 @@ class Track:
         ranges.add(first, end)
         self.changes.append(Change(seq, ranges, first, end))
 
+    def begin_commit(self, seq: int) -> Snapshot:
+        """The book as it goes into the next commit."""
+        if self.book is None:
+            raise RuntimeError(f"{self.stream} has no epoch")
+        self.committed_seq = seq
+        self.commits += 1
+        after, self.newest_commit = self.newest_commit, self.commits
+        return self.book.snapshot(seq)._replace(commit=self.commits, after=after)
+
+    def confirm(self, snapshot: Snapshot) -> bool:
+        """A commit has been synced; whether it counts. It does not when one before it failed, in another file perhaps:
+        then the rows of both are taken from the ring again, which must not let go of them."""
+        if snapshot.after != self.confirmed:
+            return False
+        self.confirmed = snapshot.commit
+        return True
+
     def settle(self, snapshot: Snapshot) -> None:
         """What was looked at up to the snapshot is durable."""
         self.durable = snapshot
@@ -241,6 +266,7 @@ class Track:
         else:
             self.book, self.seq = None, -1
         self.committed_seq = self.seq
+        self.newest_commit = self.confirmed
         self.backlog.clear()
         self.held.clear()
         self.pending.clear()
