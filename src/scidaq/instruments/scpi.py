@@ -21,7 +21,7 @@ import numpy.typing as npt
 import structlog
 from annotated_types import Ge, Gt, Le
 
-from scidaq.block import Block, Calibration, Channel, StreamSpec, schema
+from scidaq.block import NS, Block, Calibration, Channel, StreamSpec, schema
 from scidaq.clock import Clock
 from scidaq.errors import (
     GarbledReply,
@@ -45,6 +45,9 @@ MAX_TIMEOUTS = 2
 """A poll ends after so many replies that did not come, so that a read ends in time; the rest of the row is missing."""
 MAX_ERRORS = 32
 """Most entries taken out of an error queue at once: some instruments never say that it is empty."""
+
+SLACK_NS = 10_000_000
+"""Times of two reads that overlap by less than this are put in order: their clocks were read at different moments."""
 
 Array = npt.NDArray[Any]
 
@@ -337,6 +340,7 @@ class _Poll:
         self.spec = o.spec()
         self.period_s = 1 / o.rate_hz
         self.next_row = 0
+        self.last_ns = 0
         groups: dict[tuple[str, str | None], _Group] = {}
         for i, c in enumerate(o.channels):
             group = groups.setdefault((c.query, c.block), _Group(c.query, c.block))
@@ -358,19 +362,12 @@ class _Poll:
         self.holes: list[tuple[int, int]] = []
         """(row, channel) of what is missing."""
 
-    def add(self, time_ns: int, row: list[Any], lost: bool) -> int:
-        """Keep a row; `lost` when some of it may be None, which is missing. How many of its values are."""
-        times = self.times
-        if times and time_ns < times[-1]:
-            time_ns = times[-1]  # the clock was anchored anew; time never goes back inside a stream
-        times.append(time_ns)
-        self.rows.append(row)
-        if not lost:
-            return 0
+    def fill(self, row: list[Any]) -> int:
+        """Note what is missing (None) in the row that comes next; how many values that is."""
         missing = [i for i, value in enumerate(row) if value is None]
         for i in missing:
             row[i] = self.blanks[i]
-            self.holes.append((len(times) - 1, i))
+            self.holes.append((len(self.rows), i))
         return len(missing)
 
     def block(self, now_ns: int) -> Block | None:
@@ -388,11 +385,20 @@ class _Poll:
                     mask = valid[i] = np.ones(rows, np.bool_)
                 mask[row] = False
         times = np.array(self.times, np.int64)
+        if 0 < self.last_ns - self.times[0] < SLACK_NS:
+            times = np.maximum(times, self.last_ns)
+        self.last_ns = int(times[-1])
         masks = tuple(valid) if valid else None
-        block = Block(self.spec.name, 0, self.next_row, s, columns, self.times[0], times, masks, now_ns)
+        block = Block(self.spec.name, 0, self.next_row, s, columns, int(times[0]), times, masks, now_ns)
         self.next_row += rows
         self.clear()
         return block
+
+
+def _wall_of_monotonic(clock: Clock) -> int:
+    """UTC nanoseconds at which `monotonic_s` was 0: the least of a few readings, since a pause in one adds to it."""
+    pairs = [(clock.monotonic_s(), clock.now_ns()) for _ in range(3)]
+    return min(now_ns - round(monotonic * NS) for monotonic, now_ns in pairs)
 
 
 # ---- the driver -----------------------------------------------------------------------------------------------------
@@ -487,12 +493,17 @@ class ScpiDriver:
         clock, schedule = self._clock, self._schedule
         gathered = False
         self._check_quiet()
+        client = self._open()
+        # Polls are timed by the clock that schedules them; wall time is read once, and not twice a poll.
+        wall_ns = _wall_of_monotonic(clock)
         now = clock.monotonic_s()
         while True:
             index = schedule.due(now)
             if index is not None:
-                self._poll(self._polls[index])
-                now = clock.monotonic_s()
+                poll, row = self._polls[index], self._row(client, self._polls[index])
+                began, now = now, clock.monotonic_s()
+                poll.times.append(wall_ns + int((began + now) * (NS / 2)))
+                poll.rows.append(row)
                 end = end if gathered else min(end, now + GATHER_S)
                 gathered = True
                 if now < end:
@@ -598,25 +609,24 @@ class ScpiDriver:
             client.resync()
         return client.query(query.encode())
 
-    def _poll(self, poll: _Poll) -> None:
+    def _row(self, client: ScpiClient, poll: _Poll) -> list[Any]:
         """Ask all queries of a stream once; what cannot be had is missing."""
-        client, now_ns, counts = self._open(), self._clock.now_ns, self.counts
-        row: list[Any] = [None] * len(poll.blanks)
-        before = counts.timeouts, counts.garbled
-        began = now_ns()
+        counts, row = self.counts, [None] * len(poll.blanks)
+        timeouts, garbled = counts.timeouts, counts.garbled
         if poll.combined is not None:
             self._take_combined(client, poll, row)
         else:
             for group in poll.groups:
                 self._take(client, group, row)
-                if counts.timeouts - before[0] == MAX_TIMEOUTS:
+                if counts.timeouts - timeouts == MAX_TIMEOUTS:
                     break
-        time_ns = (began + now_ns()) // 2
         counts.polls += 1
-        counts.missing += poll.add(time_ns, row, before != (counts.timeouts, counts.garbled))
+        if counts.timeouts != timeouts or counts.garbled != garbled:
+            counts.missing += poll.fill(row)
         every = self._o.check_errors
         if every and counts.polls % every == 0:
             self._note_errors(client)
+        return row
 
     def _check_quiet(self) -> None:
         """After a pause: see to it that the next reply is the answer to the next query."""
