@@ -66,11 +66,13 @@ def block_of(
     return Block(stream, epoch, first, schema, tuple(columns), t0, times, valid)
 
 
-def cut(schema: Schema, sizes: Sequence[int], first: int = 0, **kwargs: int) -> list[Block]:
+def cut(
+    schema: Schema, sizes: Sequence[int], first: int = 0, seed: int = 0, stream: str = "fake/stream"
+) -> list[Block]:
     """Consecutive blocks of these sizes."""
     out = []
     for size in sizes:
-        out.append(block_of(schema, first, size, **kwargs))
+        out.append(block_of(schema, first, size, seed, stream))
         first += size
     return out
 

@@ -170,7 +170,7 @@ def test_a_sealed_file_that_is_cut_off_is_no_longer_sealed(back: int) -> None:
     assert rows_of(SEALED[:-back], BLOCKS, EPOCH, check=True).total == 74
 
 
-# ---- put in another order ---------------------------------------------------------------------------------------------
+# ---- put in another order --------------------------------------------------------------------------------------------
 
 
 def pieces(data: bytes) -> list[bytes]:
@@ -330,7 +330,7 @@ def test_a_lost_announcement_costs_its_own_stream_only() -> None:
 
 @pytest.mark.parametrize("kept", range(6))
 def test_a_journal_that_is_cut_off_keeps_its_whole_commits(kept: int) -> None:
-    data, commits = journal_of()
+    data, _ = journal_of()
     found = messages(data)
     for size in (found[kept + 1].at + 1, found[kept + 1].at + 500, found[kept + 1].end - 1):
         records, damage = read(data[:size])

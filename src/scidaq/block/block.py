@@ -66,6 +66,9 @@ class Block:
             view.flags.writeable = False
             frozen.append(view)
         object.__setattr__(self, "columns", tuple(frozen))
+        for i, channel in enumerate(schema.channels):
+            if channel.dtype == "text":
+                self._check_text(i)
         if schema.rate is None:
             self._check_times(rows)
         elif self.times is not None:
@@ -85,12 +88,31 @@ class Block:
         object.__setattr__(self, "t0_ns", int(times[0]))
 
     def _check_valid(self, rows: int) -> None:
+        valid = self.valid or ()
+        if len(valid) != len(self.columns):
+            raise self._invalid(f"validity of {len(valid)} columns where there are {len(self.columns)}")
         masks = []
-        for channel, mask in zip(self.schema.channels, self.valid or (), strict=True):
+        for channel, mask in zip(self.schema.channels, valid, strict=True):
             if mask is not None and (mask.dtype != np.bool_ or mask.shape != (rows,)):
                 raise self._invalid(f"validity of channel {channel.name!r} is not a boolean per row")
-            masks.append(None if mask is None or bool(mask.all()) else mask)
+            view = None if mask is None or bool(mask.all()) else mask.view()
+            if view is not None:
+                view.flags.writeable = False
+            masks.append(view)
         object.__setattr__(self, "valid", tuple(masks) if any(m is not None for m in masks) else None)
+
+    def _check_text(self, i: int) -> None:
+        """Text is UTF-8, or readers of Arrow stumble over it; what is missing may be anything."""
+        column = self.columns[i]
+        chars = column.view(np.uint8).reshape(len(column), -1)
+        beyond_ascii = (chars >= 0x80).any(axis=1)
+        mask = self.valid[i] if self.valid and len(self.valid) == len(self.columns) else None
+        for row in np.flatnonzero(beyond_ascii if mask is None else beyond_ascii & mask):
+            try:
+                bytes(column[row]).decode()
+            except UnicodeDecodeError:
+                name = self.schema.channels[i].name
+                raise self._invalid(f"channel {name!r}: {bytes(column[row])!r} is no UTF-8") from None
 
     def _invalid(self, what: str) -> InvalidBlock:
         return InvalidBlock(f"block of {self.stream or '?'} epoch {self.epoch}: {what}")
@@ -130,7 +152,10 @@ class Block:
         steps = np.arange(self.rows, dtype=np.int64)
         period, rest = divmod(NS * rate.denominator, rate.numerator)
         # i*NS*den//num without overflow: whole nanoseconds and the remainder apart.
-        return self.t0_ns + steps * period + steps * rest // rate.numerator
+        if (self.rows - 1) * rest < 1 << 63:
+            return self.t0_ns + steps * period + steps * rest // rate.numerator
+        parts = np.array([i * rest // rate.numerator for i in range(self.rows)], np.int64)
+        return self.t0_ns + steps * period + parts
 
     # ---- arithmetic ----
 
@@ -258,8 +283,10 @@ class Block:
         for channel, dtype, value in zip(schema.channels, schema.dtypes, ordered, strict=True):
             if channel.dtype == "text":
                 encoded = [v.encode() if isinstance(v, str) else bytes(v) for v in value]
-                if any(len(v) > channel.max_bytes or v.endswith(b"\0") for v in encoded):
+                if any(len(v) > channel.max_bytes for v in encoded):
                     raise InvalidBlock(f"channel {channel.name!r}: a text is longer than {channel.max_bytes} bytes")
+                if any(v.endswith(b"\0") for v in encoded):
+                    raise InvalidBlock(f"channel {channel.name!r}: a text ends in NUL, which would not be kept")
                 value = encoded
             columns.append(np.ascontiguousarray(value, dtype=dtype))
         masks = tuple(

@@ -51,7 +51,7 @@ def channels(draw: st.DrawFn, name: st.SearchStrategy[str] = _NAMES) -> Channel:
     if dtype == "text":
         return Channel(draw(name), dtype, unit, max_bytes=draw(st.integers(1, 12)), description=description)
     size = st.integers(1, 5)
-    shape = draw(st.one_of(st.just(()), st.tuples(size), st.tuples(size, size)))
+    shape = tuple(draw(st.lists(size, max_size=2)))
     labelled = len(shape) == 1 and draw(st.booleans())
     labels = tuple(f"e{i}" for i in range(shape[0])) if labelled else ()
     calibration = draw(st.none() | calibrations()) if dtype != "bool" else None
