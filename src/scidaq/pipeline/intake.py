@@ -36,7 +36,7 @@ class IntakeStats:
     epoch: int = field_of("1", "Number of the present epoch, -1 before the first.")
     delivered: int = field_of("{row}", "Rows that the source sent or says it made, repeated ones counted again.")
     duplicates: int = field_of("{row}", "Rows that came more than once.")
-    refused: int = field_of("{row}", "Rows that the ring had no room for.")
+    refused: int = field_of("{row}", "Rows that the ring had no room for, or that came after their epoch.")
     last_ns: int = field_of("ns", "UTC time of the newest row, 0 before the first.")
 
 
@@ -100,6 +100,7 @@ class Intake:
         # What the next epoch is to follow.
         self._next_epoch, self._before_high = 0, 0
         self._before: Epoch | None = None
+        self._before_seen = RangeSet()
 
     # ---- epochs ----
 
@@ -118,6 +119,7 @@ class Intake:
         self._last_ns, self._last_row = resume.last_ns, resume.last_row
         if why is not None:
             self._next_epoch, self._before, self._before_high = resume.epoch.number + 1, resume.epoch, resume.high
+            self._before_seen = resume.seen.copy()
             self._why = (Reason.RESTART if why is Reason.RESET else why, "")
             return
         self._epoch, self._seen, self._high = resume.epoch, resume.seen.copy(), resume.high
@@ -142,14 +144,14 @@ class Intake:
         if self._epoch is None:
             return
         self._flush_lost(None)
-        self._before, self._before_high = self._epoch, self._high
+        self._before, self._before_high, self._before_seen = self._epoch, self._high, self._seen
         self._next_epoch = self._epoch.number + 1
         self._epoch, self._timeline = None, None
         self._why = (reason, detail)
 
     def _start_epoch(self, block: Block, spec: StreamSpec) -> Epoch:
         """The epoch of which this block is the first, joined to the one before by a gap."""
-        before, origin, unknown = self._before, 0, before_unknown(self._before, spec)
+        before, origin, unknown = self._before, 0, before_unknown(self._before, spec.counter)
         if spec.counter is not None:
             origin = block.first
             if before is not None and not unknown:
@@ -189,34 +191,48 @@ class Intake:
         if spec is None:
             raise InstrumentError(f"{self.stream}: a block came before the stream was described")
         epoch = self._epoch
+        if self._too_late(block):
+            self._refused += block.rows
+            return
         if epoch is not None and self._must_begin_anew(epoch, block):
             epoch = None
         if epoch is None:
             epoch = self._start_epoch(block, spec)
         index = block.first - epoch.origin
         end = index + block.rows
-        late = index < self._high
+        high, late = self._high, index < self._high
         block = self._place(block, epoch, index, late)
-        if index > self._high:
-            self._hole(self._high, index, *(self._why or (Reason.SOURCE, "")))
-        self._why = None
+        if index > high:
+            self._hole(high, index, *(self._why or (Reason.SOURCE, "")))
+        if not late:
+            self._why = None
         repeated = sum(b - a for a, b in self._seen.within(index, end))
-        self._high = max(self._high, end)
-        self._duplicates += repeated
+        self._high = max(high, end)
         if not self._ring.fits(block) and not self._ring.wait_for_room(block, self._patience_s):
             self._patience_s = IMPATIENT_S
             self._ring.offer(block)  # which counts it
             self._refused += block.rows
+            self._duplicates += repeated
             self._unseen_duplicates += repeated
-            if not late:
-                self._hole(index, end, Reason.OVERFLOW)
+            if end > high:
+                self._hole(max(index, high), end, Reason.OVERFLOW)
             return
         self._patience_s = PATIENT_S
-        self._flush_lost(block.t0_ns)
+        self._flush_lost(None if late else block.t0_ns)
+        self._duplicates += repeated
         self._ring.offer(block, self.delivered, self._unseen_duplicates)
         self._seen.add(index, end)
         if not late:
             self._last_ns, self._last_row = block.last_ns, end - 1
+
+    def _too_late(self, block: Block) -> bool:
+        """Whether rows fill a hole of the epoch before, which is closed: they stay the gap that they are."""
+        epoch, before = self._epoch, self._before
+        if epoch is None or before is None or not epoch.backfill or before_unknown(before, epoch.counter):
+            return False
+        if block.first < before.origin or block.end > epoch.origin:
+            return False
+        return not self._before_seen.within(block.first - before.origin, block.end - before.origin)
 
     def _must_begin_anew(self, epoch: Epoch, block: Block) -> bool:
         if self._clock.anchor is not epoch.anchor and self._clock.anchor.wall(0) != epoch.anchor.wall(0):
@@ -254,11 +270,12 @@ class Intake:
         """Announce the holes so far; `end_ns` is the time of the row behind them, where there is one."""
         epoch = self._epoch
         if epoch is not None:
-            for first, end, reason, detail in self._lost:
+            for first, end, reason, detail in self._lost:  # each lies behind everything before it
                 may_come = epoch.backfill and reason in (Reason.SOURCE, Reason.DISCONNECT)
                 span = (first, end, reason, self._last_ns, end_ns)
                 gap = Gap(self.stream, epoch.number, *span, open=may_come, detail=detail)
-                self._ring.offer(gap, self.delivered, self._unseen_duplicates)
+                # The count of this very moment: a commit may come between the gap and the block behind it.
+                self._ring.offer(gap, end + self._duplicates, self._unseen_duplicates)
         self._lost.clear()
 
     def close(self) -> None:
@@ -271,9 +288,9 @@ class Intake:
         return IntakeStats(self.stream, number, self.delivered, self._duplicates, self._refused, self._last_ns or 0)
 
 
-def before_unknown(before: Epoch | None, spec: StreamSpec) -> bool:
-    """Whether nobody can know how many rows lie between an epoch and the next."""
-    return before is not None and (spec.counter is None or before.counter != spec.counter)
+def before_unknown(before: Epoch | None, counter: str | None) -> bool:
+    """Whether nobody can know how many rows lie between an epoch and the next, which has this counter."""
+    return before is not None and (counter is None or before.counter != counter)
 
 
 class Door:
