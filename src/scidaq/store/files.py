@@ -188,7 +188,7 @@ class PosixFiles(PortableFiles):
         return File(path, os.open(path, flags, 0o644), 0, direct=False)
 
     def append(self, file: File, pieces: Sequence[Buffer]) -> None:
-        views = [memoryview(p).cast("B") for p in pieces]
+        views = [memoryview(p).cast("B") for p in pieces if len(p)]
         while views:
             written = os.pwritev(file.fd, views[: self.IOV_MAX], file.size)
             if written == 0:

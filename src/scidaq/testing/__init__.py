@@ -2,6 +2,7 @@
 
 from scidaq.testing.clock import FakeClock
 from scidaq.testing.driver import DriverContract
+from scidaq.testing.files import FilesContract
 from scidaq.testing.instruments import FakeDriver, FakeInstrument, ListSink
 
-__all__ = ["DriverContract", "FakeClock", "FakeDriver", "FakeInstrument", "ListSink"]
+__all__ = ["DriverContract", "FakeClock", "FakeDriver", "FakeInstrument", "FilesContract", "ListSink"]
