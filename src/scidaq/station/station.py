@@ -25,6 +25,7 @@ from scidaq.stats import field_of
 from scidaq.store import (
     STARTED,
     STOPPED,
+    File,
     Files,
     Projector,
     ProjectorStats,
@@ -98,6 +99,7 @@ class Station:
         self._stands: dict[str, Stand] = {}
         self._stop = threading.Event()
         self._clock_steps = 0
+        self._recording, self._ended = False, True
         self.recovered = Recovered()
         """What recovery found at the start."""
 
@@ -119,7 +121,7 @@ class Station:
         self._station, lock = open_station(
             data_dir, files, plan.name, clock.now_ns(), plan.storage.allow_network_filesystem
         )
-        stack.callback(lock.close)
+        stack.callback(self._unlock, lock)
         _tune()
         self._facts = stack.enter_context(FactsLog.open(data_dir / "facts", clock, files))
         self._catalog = stack.enter_context(Catalog.open(data_dir, set_aside_damaged=True))
@@ -127,10 +129,11 @@ class Station:
         self._projector = Projector(self._catalog, data_dir, clock)
         self._projector.start()
         stack.callback(self._projector.close)
+        stack.callback(self._note_end)
         self._open_recorder(stack)
         self._started_ns = clock.now_ns()
         self._facts.append(STARTED, {"name": self._station.name, "quarantined": len(self.recovered.quarantined)})
-        stack.callback(self._note_end)
+        self._recording = True
         watch = threading.Thread(target=self._watch_clock, name="clock-watch", daemon=True)
         watch.start()
         stack.callback(watch.join)
@@ -168,6 +171,7 @@ class Station:
             self._recorder.resume(stream, stand)
         self._recorder.adopt_journals(recovered.journals)
         self._stands = dict(recovered.stands)
+        self._ended = False
         self._recorder.start()
         stack.callback(self._close_recorder)
 
@@ -177,7 +181,8 @@ class Station:
             door.close()
         for ring in self._rings.values():
             ring.close()
-        if not self._recorder.close(CLOSE_S):
+        self._ended = self._recorder.close(CLOSE_S)
+        if not self._ended:
             log.error("recording could not be ended cleanly; the next start accounts for what is missing")
         elif self._recorder.abandoned:
             self._recover()  # seals what refused writes have left open
@@ -189,7 +194,15 @@ class Station:
             self._doors[one.id] = door
             self._supervision.add(one.id, one.make, door, options=one.supervision, driver_name=one.driver)
 
+    def _unlock(self, lock: File) -> None:
+        """Give the directory free; where the recorder did not end, only the end of the process does: it may write yet."""
+        if self._ended:
+            lock.close()
+
     def _note_end(self) -> None:
+        """After the recorder has ended: whoever reads this fact may rely on every segment being sealed."""
+        if not (self._recording and self._ended):
+            return
         self._facts.append(STOPPED, {"name": self._station.name})
         self._catalog.project_facts(self._facts)
 
