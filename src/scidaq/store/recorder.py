@@ -77,6 +77,8 @@ class Recorder:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder-encode", daemon=True)
         self._active: set[str] = set()
+        self._for_journal: list[JournalCommit] = []
+        self._moves_left = 0
         self._stalled: set[str] = set()
         """Streams that wait for a free buffer."""
         self._journal = JournalLane(data_dir, files, clock, station, options.journal_move_s, self._put, journal_number)
@@ -238,10 +240,20 @@ class Recorder:
             track = self._tracks.get(stream)
             if track is not None:
                 self._active.add(stream)
-                self._pull(track)
+                self._guarded(track, self._pull)
         if all_of_them:
             for stream in self._active - seen:
-                self._pull(self._tracks[stream])
+                self._guarded(self._tracks[stream], self._pull)
+
+    def _guarded(self, track: Track, act: Callable[[Track], None]) -> None:
+        """Do something for one stream; a fault in it must not end the recording of the others."""
+        try:
+            act(track)
+        except Exception:  # whatever it is
+            log.exception("recording a stream failed unexpectedly; it is begun again", stream=track.stream)
+            if track.writer is not None and track.writer.at != track.writer.synced:
+                self._abandon_segment(track)
+            self._start_over(track)
 
     def _pull(self, track: Track) -> None:
         if track.blocked_until_s and self._clock.monotonic_s() < track.blocked_until_s:
@@ -381,29 +393,35 @@ class Recorder:
 
     def _tick(self) -> None:
         """Begin a commit of everything that waits."""
-        records: list[JournalCommit] = []
-        idle: list[str] = []
-        moves = max(4, int(2 * len(self._tracks) * self._interval_s / self._options.journal_move_s) + 1)
-        now = self._clock.monotonic_s()
+        self._moves_left = max(4, int(2 * len(self._tracks) * self._interval_s / self._options.journal_move_s) + 1)
         for stream in sorted(self._active):
             track = self._tracks[stream]
-            if track.blocked_until_s:
-                continue
-            if (track.writer is not None and track.writer.dirty) or track.pending_bytes >= DIRECT_BYTES:
-                self._commit_segment(track)
-            elif track.lane == "segment":
-                continue  # until that is durable
-            elif track.on_journal and self._due(track, now) and (moves > 0 or track.journal_bytes >= DIRECT_BYTES):
-                moves -= self._move(track)
-            elif self._wants_journal(track, now):
-                records.append(self._journal_records(track))
-            elif self._is_idle(track):
-                idle.append(stream)
-            self._release_settled(track)
-        if records:
-            self._commit_journal(records)
-        self._journal.roll(now, self._tracks.values())
-        self._active.difference_update(idle)
+            if not track.blocked_until_s:
+                self._guarded(track, self._tick_stream)
+        if self._for_journal:
+            commits, self._for_journal = self._for_journal, []
+            try:
+                self._commit_journal(commits)
+            except Exception:  # a fault of ours
+                log.exception("the journal failed unexpectedly; its streams are begun again")
+                for track, _, _ in commits:
+                    self._start_over(track)
+        self._journal.roll(self._clock.monotonic_s(), self._tracks.values())
+
+    def _tick_stream(self, track: Track) -> None:
+        """Begin what is due for one stream: a commit to its segment, a move, a part of the journal's commit."""
+        now = self._clock.monotonic_s()
+        if (track.writer is not None and track.writer.dirty) or track.pending_bytes >= DIRECT_BYTES:
+            self._commit_segment(track)
+        elif track.lane == "segment":
+            return  # until that is durable
+        elif self._may_move(track, now):
+            self._moves_left -= self._move(track)
+        elif self._wants_journal(track, now):
+            self._for_journal.append(self._journal_records(track))
+        elif self._is_idle(track):
+            self._active.discard(track.stream)
+        self._release_settled(track)
 
     @staticmethod
     def _is_idle(track: Track) -> bool:
@@ -622,12 +640,14 @@ class Recorder:
         if not waiting:
             self._targets.pop(target, None)
 
-    def _due(self, track: Track, now: float) -> bool:
-        if track.in_flight or track.moving is not None:
+    def _may_move(self, track: Track, now: float) -> bool:
+        """Whether the journal's rows of a stream should move now; those that are only old take turns."""
+        if track.in_flight or track.moving is not None or not track.on_journal:
             return False
         large = track.journal_bytes >= 4 * DIRECT_BYTES
         enough = track.journal_rows >= MOVE_ROWS and track.journal_bytes >= DIRECT_BYTES
-        return large or enough or now - track.journalled_s >= self._options.journal_move_s
+        old = now - track.journalled_s >= self._options.journal_move_s
+        return large or enough or (old and self._moves_left > 0)
 
     def _move(self, track: Track) -> bool:
         """Move what is in the journal to the segment, in a commit of its own."""
@@ -718,13 +738,17 @@ class Recorder:
         for track in dict.fromkeys(self._targets.pop(target, [])):
             if not track.failures:
                 log.error("write refused", stream=track.stream, path=str(target.path), error=str(error))
-            track.failures += 1
-            track.in_flight, track.lane = 0, ""
             if track.writer is not None and (target is track.target or track.writer.at != track.writer.synced):
                 self._abandon_segment(track)
-            track.roll_back()
-            track.blocked_until_s = self._clock.monotonic_s() + min(RETRY_S * track.failures, 5.0)
-            self._active.add(track.stream)
+            self._start_over(track)
+
+    def _start_over(self, track: Track) -> None:
+        """Forget what is not durable of a stream and take it from the ring again, after a moment."""
+        track.failures += 1
+        track.in_flight, track.lane = 0, ""
+        track.roll_back()
+        track.blocked_until_s = self._clock.monotonic_s() + min(RETRY_S * track.failures, 5.0)
+        self._active.add(track.stream)
 
     def _abandon_segment(self, track: Track) -> None:
         """Write to another file from now on; the present one keeps what is intact in it."""

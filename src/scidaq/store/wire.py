@@ -279,7 +279,7 @@ def _parse_metadata(data: memoryview, at: int, size: int) -> Message:
         count = struct.unpack_from("<I", data, vector)[0]
         buffers = struct.unpack_from(f"<{2 * count}q", data, vector + 4)
         placed = list(zip(buffers[::2], buffers[1::2], strict=True))
-        # A size that is wrong is told at once, without reading the body: the next message would be looked for elsewhere.
+        # A wrong size is told at once, without reading the body: the next message would be looked for elsewhere.
         if any(offset < 0 or n < 0 for offset, n in placed) or body != sum(padded(n, ALIGN) for _, n in placed):
             raise ValueError("its buffers are not its body")
         if any(offset + n > body for offset, n in placed):
