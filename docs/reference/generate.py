@@ -1,0 +1,151 @@
+"""Makes the pages beside it from the code. `python docs/reference/generate.py` writes those that are out of date."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import scidaq
+from scidaq import errors
+from scidaq.cli.app import app
+from scidaq.stats import describe
+
+HERE = Path(__file__).parent
+MADE = "This page is made from the code: `python docs/reference/generate.py`."
+
+
+def pages() -> dict[str, str]:
+    """The content of each page by the name of its file."""
+    return {"cli.md": cli_page(), "statistics.md": statistics_page(), "errors.md": errors_page()}
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def paragraph(thing: Any) -> str:
+    """A docstring's first paragraph as one line."""
+    return " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+
+
+# ---- the command line -----------------------------------------------------------------------------------------------
+
+
+def cli_page() -> str:
+    """Every verb with its arguments and options."""
+    root: Any = typer.main.get_command(app)
+    parts = [
+        "# The command line",
+        f"`scidaq VERB [OPTIONS]`: one verb, one act. {MADE}",
+        f"{root.epilog} Errors are one message on standard error; `--debug` before the verb adds where they come from.",
+        table(("option", "meaning"), [*_options(root)]),
+    ]
+    parts.append(table(("verb", "what it does"), [(f"[`{n}`](#{n})", c.help or "") for n, c in root.commands.items()]))
+    for name, command in root.commands.items():
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        usage = " ".join(["scidaq", name, *(str(a.metavar or a.name.upper()) for a in arguments), "[OPTIONS]"])
+        rows = [(f"`{a.metavar or a.name.upper()}`", a.help or "") for a in arguments] + [*_options(command)]
+        parts += [f"## {name}", command.help or "", f"`{usage}`", table(("option", "meaning"), rows)]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _options(command: Any) -> Iterator[tuple[str, str]]:
+    for one in command.params:
+        if one.param_type_name != "option" or one.hidden:
+            continue
+        choices = "|".join(type(one.default)) if isinstance(one.default, StrEnum) else ""
+        value = "" if one.is_flag else f" {choices or one.metavar or 'VALUE'}"
+        default = "" if one.is_flag or one.default is None else f" Default: `{one.default}`."
+        yield f"`{', '.join(one.opts)}{value}`", f"{one.help or ''}{default}"
+
+
+# ---- statistics -----------------------------------------------------------------------------------------------------
+
+
+def statistics() -> list[type[Any]]:
+    """Every statistics dataclass there is, from the station down."""
+    found: dict[str, type[Any]] = {}
+    for module in pkgutil.walk_packages(scidaq.__path__, "scidaq."):
+        if module.name.startswith(("scidaq.testing", "scidaq.catalog.migrations")) or module.name.endswith("__main__"):
+            continue
+        kinds = vars(importlib.import_module(module.name)).values()
+        here = [k for k in kinds if is_dataclass(k) and inspect.isclass(k) and k.__module__ == module.name]
+        found.update({k.__name__: k for k in here if k.__name__.endswith("Stats")})
+    return sorted(found.values(), key=lambda kind: (kind.__name__ != "StationStats", kind.__name__))
+
+
+def statistics_page() -> str:
+    """Every field with its unit and its sentence."""
+    about = (
+        "What the rooms count, as frozen dataclasses: `Station.stats()` returns a `StationStats`, which holds the "
+        "others. The terminal shows nothing else. Units are spelled in UCUM; `1` is a count, or no unit."
+    )
+    parts = ["# Statistics", f"{about} {MADE}"]
+    for kind in statistics():
+        module = kind.__module__.split(".")[1]
+        rows = [(f"`{f.name}`", f"`{f.unit}`", f.doc) for f in describe(kind)]
+        parts += [f"## {kind.__name__}", f"`scidaq.{module}`: {paragraph(kind)}"]
+        parts.append(table(("field", "unit", "meaning"), rows))
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+
+def errors_page() -> str:
+    """The tree of errors, in the order of the module."""
+    tree = [k for k in vars(errors).values() if inspect.isclass(k) and issubclass(k, errors.ScidaqError)]
+    rows = []
+    for kind in tree:
+        depth = len([b for b in kind.__mro__ if b in tree]) - 1
+        standard = [b.__name__ for b in kind.__bases__ if b not in tree and b is not Exception]
+        known = ", ".join(f"`{n}`" for n in _facts(kind))
+        rows.append(
+            (
+                f"{'&nbsp;' * 4 * depth}`{kind.__name__}`",
+                paragraph(kind),
+                ", ".join(f"`{n}`" for n in standard),
+                "yes" if kind.retry else "no",
+                known,
+            )
+        )
+    about = (
+        "Whatever scidaq raises on purpose is a `scidaq.errors.ScidaqError`. The branch says who can mend it: the "
+        "caller (`RequestError`), the operator (`ConfigError`, `StationError`), the instrument (`InstrumentError`), "
+        "the disk or the data (`StoreError`). *Also a* names the standard exception that it can be caught as; *retry* "
+        "says whether the same act may succeed later without a change."
+    )
+    heads = ("error", "meaning", "also a", "retry", "attributes")
+    return f"# Errors\n\n{about} {MADE}\n\n{table(heads, rows)}"
+
+
+def _facts(kind: type[Any]) -> list[str]:
+    """The attributes that a leaf carries: what its own constructor takes."""
+    if "__init__" not in vars(kind):
+        return []
+    names = list(inspect.signature(kind).parameters)
+    return [n for n in names if f"self.{n}" in inspect.getsource(kind)]
+
+
+def main() -> None:
+    """Write what has changed."""
+    for name, content in pages().items():
+        path = HERE / name
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            path.write_text(content, encoding="utf-8")
+            sys.stdout.write(f"wrote {path}\n")
+
+
+if __name__ == "__main__":
+    main()
