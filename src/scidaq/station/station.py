@@ -195,7 +195,7 @@ class Station:
             self._supervision.add(one.id, one.make, door, options=one.supervision, driver_name=one.driver)
 
     def _unlock(self, lock: File) -> None:
-        """Give the directory free; where the recorder did not end, only the end of the process does: it may write yet."""
+        """Give the directory free; not where the recorder did not end: it may write until the process ends."""
         if self._ended:
             lock.close()
 
