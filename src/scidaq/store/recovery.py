@@ -8,14 +8,14 @@ segment yet are handed to the recorder to be moved. Nothing is ever deleted here
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
 import structlog
 
-from scidaq.block import Block, Epoch, Gap, Ledger, RangeSet
+from scidaq.block import Block, Epoch, Gap, Ledger, RangeSet, Reason
 from scidaq.clock import Clock
 from scidaq.errors import Corrupt
 from scidaq.store import wire
@@ -75,9 +75,13 @@ def quarantine(
     make_directory(files, directory)
     relative = path.relative_to(data_dir).as_posix().replace("/", ".")
     n = 0
-    while (copy := directory / f"{relative}.{at}.{n}").exists():
+    # A copy of the same bytes was made by a recovery that was interrupted before it could cut them off.
+    while (copy := directory / f"{relative}.{at}.{n}").exists() and files.map(copy) != content:
         n += 1
-    publish(files, copy, bytes(content))
+    if copy.with_name(copy.name + ".json").exists():
+        return copy
+    if not copy.exists():
+        publish(files, copy, content)
     report = {"file": path.relative_to(data_dir).as_posix(), "offset": at, "bytes": len(content), "reason": reason}
     publish(files, copy.with_name(copy.name + ".json"), orjson.dumps(report | {"t_ns": now_ns}))
     return copy
@@ -90,6 +94,7 @@ def recover(data_dir: Path, files: Files, clock: Clock, station: str, known: dic
     """
     out = Recovered()
     _remove_temporary(files, data_dir)
+    journalled = _journalled_gaps(data_dir, files)
     for stream, directory in stream_directories(data_dir):
         sealed = known.get(stream, {})
         segments: list[tuple[SegmentName, Known | Found]] = []
@@ -97,7 +102,9 @@ def recover(data_dir: Path, files: Files, clock: Clock, station: str, known: dic
             if (row := sealed.get(path.name)) is not None:
                 segments.append((name, row))
                 continue
-            found = _recover_segment(data_dir, files, clock, station, path, out)
+            before = [s for n, s in segments if n.epoch == name.epoch]
+            explained = journalled.get((stream, name.epoch), ())
+            found = _recover_segment(data_dir, files, clock, station, path, before, explained, out)
             if found is not None:
                 out.found.append(found)
                 segments.append((name, found))
@@ -117,8 +124,25 @@ def _remove_temporary(files: Files, data_dir: Path) -> None:
 # ---- segments -------------------------------------------------------------------------------------------------------
 
 
+def _journalled_gaps(data_dir: Path, files: Files) -> dict[tuple[str, int], list[Gap]]:
+    """The gap records of the journal, by stream and epoch."""
+    out: dict[tuple[str, int], list[Gap]] = defaultdict(list)
+    for _, path in journal_files(data_dir / "journal"):
+        for item in read_journal(files.map(path), path):
+            if not isinstance(item, Damage):
+                out[item.epoch.stream, item.epoch.number] += item.gaps
+    return out
+
+
 def _recover_segment(
-    data_dir: Path, files: Files, clock: Clock, station: str, path: Path, out: Recovered
+    data_dir: Path,
+    files: Files,
+    clock: Clock,
+    station: str,
+    path: Path,
+    before: Sequence[Known | Found],
+    explained: Sequence[Gap],
+    out: Recovered,
 ) -> Found | None:
     data = files.map(path)
     segment = _load(data, path)
@@ -127,7 +151,7 @@ def _recover_segment(
         _set_aside(data_dir, files, clock, path, data, "the schema is damaged", out)
         return None
     if not segment.ended:
-        segment, data = _seal(data_dir, files, clock, station, segment, out)
+        segment, data = _seal(data_dir, files, clock, station, segment, before, explained, out)
     return found_segment(segment, len(data))
 
 
@@ -168,9 +192,18 @@ def _load(data: memoryview, path: Path) -> Segment:
 
 
 def _seal(
-    data_dir: Path, files: Files, clock: Clock, station: str, segment: Segment, out: Recovered
+    data_dir: Path,
+    files: Files,
+    clock: Clock,
+    station: str,
+    segment: Segment,
+    before: Sequence[Known | Found],
+    explained: Sequence[Gap],
+    out: Recovered,
 ) -> tuple[Segment, memoryview]:
     """Keep what a segment holds up to a torn write, put the rest aside, and seal it.
+
+    `before` are the segments of the same epoch that come before it, `explained` the gap records that the journal has.
 
     Damage among rows that were durable is no torn write: it stays where it is, and what is behind it stays too.
     """
@@ -187,9 +220,8 @@ def _seal(
     if segment.damage:
         log.error("durable rows are damaged", path=str(path), what=[str(d) for d in segment.damage])
     writer = _continued(segment, station, clock)
-    last = segment.commits()[-1].facts if segment.commits() else None
-    ledger, high = _final_book(segment, last)
-    writer.seal(high, ledger, (), by="recovery", t_ns=clock.now_ns())
+    ledger, high, gaps = _final_book(segment, before, explained)
+    writer.seal(high, ledger, (), gaps, by="recovery", t_ns=clock.now_ns())
     with files.reopen(path) as file:
         files.append(file, [c.buffer[: c.size] for c in writer.chunks])
         files.sync(file)
@@ -198,23 +230,52 @@ def _seal(
     return Segment(data, path, check=False), data
 
 
-def _final_book(segment: Segment, last: dict[str, object] | None) -> tuple[Ledger, int]:
-    """The book at the end of the intact prefix: that of the last commit, and the rows written behind it."""
-    ledger = Ledger(*last["ledger"]) if last else Ledger()  # type: ignore[misc]
-    high = int(last["high"]) if last else 0  # type: ignore[call-overload]
-    at = segment.commits()[-1].at if segment.commits() else -1
+def _final_book(
+    segment: Segment, before: Sequence[Known | Found], explained: Sequence[Gap]
+) -> tuple[Ledger, int, list[Gap]]:
+    """The book at the end of a segment: that of the last commit in it, or else before it, and the rows behind that.
+
+    Holes among those rows that no record explains are returned as gaps: what was left out by policy, for one, is
+    said by a commit, and that is lost.
+    """
+    present = RangeSet(r for s in before for r in s.ranges)
+    ledger = max((s.ledger for s in before), key=lambda one: one.age, default=Ledger())
+    commits = segment.commits()
+    committed = commits[-1].at if commits else -1
+    if commits and (own := Ledger(*commits[-1].facts["ledger"])).age >= ledger.age:
+        ledger = own
+    high = begun = ledger.recorded + ledger.gaps + ledger.left_out + ledger.expired
     delivered, recorded, gaps, duplicates, left_out, expired = ledger.as_list()
+    times: list[tuple[int, int, int, int]] = []
     for b in segment.batches:
-        if b.at > at and b.rows:
-            first, end = int(b.facts["first"]), int(b.facts["first"]) + b.rows
-            recorded += b.rows
-            if first >= high:
-                gaps += first - high
-                delivered += end - high
-                high = end
-            else:  # rows that came late fill a hole
-                gaps -= b.rows
-    return Ledger(delivered, recorded, gaps, duplicates, left_out, expired), high
+        if not b.rows:
+            continue
+        first, end = int(b.facts["first"]), int(b.facts["first"]) + b.rows
+        times.append((first, end, int(b.facts["t0"]), _last_ns(segment, b)))
+        for low, top in present.missing(first, end) if b.at > committed else ():
+            reached = max(high, top)
+            recorded += top - low
+            gaps += (reached - high) - (top - low)  # a hole before the rows, or less of one that they fill
+            delivered += reached - high
+            high = reached
+        present.add(first, end)
+    holes = RangeSet([(begun, high)])
+    for first, end in (*present, *((g.first, g.end) for g in (*segment.gaps(), *explained))):
+        holes.remove(first, end)
+    return (
+        Ledger(delivered, recorded, gaps, duplicates, left_out, expired),
+        high,
+        [_lost_record(segment, first, end, times) for first, end in holes],
+    )
+
+
+def _lost_record(segment: Segment, first: int, end: int, times: Sequence[tuple[int, int, int, int]]) -> Gap:
+    """A gap for a hole whose own record was not durable, between the rows around it."""
+    if segment.epoch is None:
+        raise Corrupt(segment.path, 0, "the schema is lost")
+    start_ns = max((t1 for _, e, _, t1 in times if e <= first), default=None)
+    end_ns = min((t0 for f, _, t0, _ in times if f >= end), default=None)
+    return Gap(segment.epoch.stream, segment.epoch.number, first, end, Reason.RESTART, start_ns, end_ns)
 
 
 def _continued(segment: Segment, station: str, clock: Clock) -> SegmentWriter:
@@ -298,6 +359,9 @@ def _recover_journals(data_dir: Path, files: Files, clock: Clock, out: Recovered
     for number, path in journal_files(data_dir / "journal"):
         data = files.map(path)
         keep, reason = journal_keep(data, path)
+        if not keep:
+            _set_aside(data_dir, files, clock, path, data, reason, out)
+            continue
         if keep < len(data):
             out.quarantined.append(quarantine(files, data_dir, path, keep, data[keep:], reason, clock.now_ns()))
             files.cut(path, keep)
@@ -309,20 +373,22 @@ def _recover_journals(data_dir: Path, files: Files, clock: Clock, out: Recovered
             else:
                 pending[item.epoch.stream].append((number, item))
     for stream, records in pending.items():
-        _replay(stream, records, out)
+        _replay(data_dir, files, stream, records, out)
 
 
-def _replay(stream: str, records: list[tuple[int, Record]], out: Recovered) -> None:
+def _replay(data_dir: Path, files: Files, stream: str, records: list[tuple[int, Record]], out: Recovered) -> None:
     """Take the records of one stream that are in no segment yet into its stand; idempotent by row index.
 
     Records of an older epoch have moved before those of a newer one were written, so only the newest counts.
     """
     stand = out.stands.get(stream)
     newest = max(r.epoch.number for _, r in records)
-    begun = stand is None or newest > stand.book.epoch.number
-    if stand is None or begun:
+    if stand is None or newest > stand.book.epoch.number:
         stand = out.stands[stream] = Stand(Book(next(r.epoch for _, r in records if r.epoch.number == newest)))
     book = stand.book
+    told: set[Gap] = set()
+    if any(record.gaps for _, record in records):
+        told = _told(files, data_dir / "streams" / stream, book.epoch.number)
     for number, record in records:
         if record.epoch.number != book.epoch.number:
             continue
@@ -334,10 +400,19 @@ def _replay(stream: str, records: list[tuple[int, Record]], out: Recovered) -> N
             book.left_out.add(first, end)
         if ahead:
             _take_over(book, record.ledger)
-        if fresh or left_out or (record.gaps and (ahead or begun)):
-            head = replace(record, block=fresh[0] if fresh else None, left_out=left_out)
+        gaps = tuple(g for g in record.gaps if g not in told)
+        if fresh or left_out or gaps:
+            head = replace(record, block=fresh[0] if fresh else None, left_out=left_out, gaps=gaps)
             stand.journalled += [head, *(replace(record, block=b, gaps=(), left_out=()) for b in fresh[1:])]
             stand.oldest_journal = number if stand.oldest_journal is None else stand.oldest_journal
+
+
+def _told(files: Files, directory: Path, epoch: int) -> set[Gap]:
+    """The gap records that the segments of an epoch have: a journal's may have been lost with the commit to move it."""
+    segments = (
+        Segment(files.map(path), path, check=False) for name, path in segment_files(directory) if name.epoch == epoch
+    )
+    return {gap for segment in segments for gap in segment.gaps()}
 
 
 def _missing(book: Book, block: Block | None) -> list[Block]:
