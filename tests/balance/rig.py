@@ -19,6 +19,7 @@ from scidaq.block import Block, Channel, Epoch, Gap, Reason, Resume, Schema, Str
 from scidaq.pipeline import Intake, Ring
 from scidaq.query import Reader
 from scidaq.store import Files, Mark, Options, Policy, Recorder, StreamStats, open_station, read_marks, recover, verify
+from scidaq.store.track import Track
 from scidaq.testing import FakeClock
 from scidaq.testing.crashing import WatchedFiles
 
@@ -168,6 +169,11 @@ class Rig:
         """The book as recorded, when there is one."""
         self.wait_for(lambda: bool(self.recorder.stats().streams))
         return self.recorder.stats().streams[0]
+
+    @property
+    def track(self) -> Track:
+        """What the recorder knows of the stream."""
+        return self.recorder._tracks[STREAM]
 
     def marks(self) -> Mark | None:
         """How far the stream is durable."""

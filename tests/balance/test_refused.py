@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scidaq.block import StreamSpec
-from scidaq.store import recorder
+from scidaq.store import Policy, recorder
 from tests.balance.rig import OTHER, Rig
 
 FAST = 8192
@@ -169,3 +169,38 @@ def test_a_disk_that_refuses_for_a_while_delays_and_loses_nothing(tmp_path: Path
         rig.send(800, FAST)
         rig.settle()
     assert rig.read().source_rows == list(range(800 + FAST))
+
+
+def test_rows_of_a_run_that_the_disk_refused_belong_to_the_run_when_they_are_written_again(tmp_path: Path) -> None:
+    with Rig(tmp_path / "d", policy=Policy.RUNS, pre_trigger_s=0.02) as rig:
+        for i in range(10):
+            rig.send(i * 10, 10)  # 100 rows of 1 ms, the last 20 ms of which belong to the run
+        rig.wait_for(lambda: rig.book.left_out >= 70)
+        trouble = Trouble(rig, "sync", "journal")
+        trouble.hold_next = True
+        failures = [True]
+        inner = rig.before
+        assert inner is not None
+
+        def before(verb: str, kind: str, n: int, path: Path) -> None:
+            inner(verb, kind, n, path)
+            if (verb, kind) == ("sync", "journal") and failures:
+                failures.pop()
+                raise OSError(errno.EIO, "made up")
+
+        rig.before = before
+        rig.recorder.set_recording(True)
+        rig.send(100, 50)
+        rig.wait_for(trouble.reached.is_set)
+        rig.recorder.set_recording(False)
+        rig.send(150, 50)  # after the run
+        rig.wait_for(lambda: not rig.track.recording)
+        trouble.go.set()
+        rig.wait_for(lambda: rig.recorder.stats().writing.failures > 0)
+        rig.wait_for(lambda: rig.book.durable_rows >= 50)
+    found = rig.read()
+    assert set(range(100, 150)) <= set(found.source_rows), "the run is whole"
+    assert not set(range(150, 200)) & set(found.source_rows), "what came after it is not part of it"
+    assert not set(range(70)) & set(found.source_rows), "nor what came long before"
+    assert set(range(80, 100)) <= set(found.source_rows), "its pre-trigger is"
+    assert found.total("left_out") + found.total("recorded") == 200

@@ -28,6 +28,11 @@ class Accounting:
         """Look at the next entry of a track's ring."""
         item = entry.item
         track.seq = entry.seq
+        self._look(track, item, entry)
+        while track.due_switches and track.due_switches[0][0] <= entry.seq:
+            self._act(track, track.due_switches.popleft()[1])
+
+    def _look(self, track: Track, item: Block | Gap | Epoch, entry: Entry) -> None:
         if isinstance(item, Epoch):
             self._open(track, item)
         elif isinstance(item, Gap) and not track.held:
@@ -143,7 +148,15 @@ class Accounting:
         self._door(book, entry)
 
     def switch(self, track: Track, active: bool) -> None:
-        """A run begins, with what is held, or ends."""
+        """A run begins, with what is held, or ends: for the entries that have not been looked at yet."""
+        if track.due_switches:  # entries of before are being looked at again: this comes behind them
+            track.due_switches.append((track.due_switches[-1][0], active))
+            track.switches.append(track.due_switches[-1])
+        else:
+            track.switches.append((track.seq, active))
+            self._act(track, active)
+
+    def _act(self, track: Track, active: bool) -> None:
         track.recording = active
         if active:
             while track.held:

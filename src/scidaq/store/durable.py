@@ -48,8 +48,10 @@ class DurableMap:
         self._path = path
         self._slots: dict[str, int] = {}
         self._lock = threading.Lock()
-        with open(path, "wb") as file:
-            file.write(_MAGIC.ljust(_HEADER, b"\0") + bytes(capacity * _SIZE))
+        # Under another name first: a reader may have the file of before mapped, and would be killed if it shrank.
+        fresh = path.with_name(f".{path.name}.tmp")
+        fresh.write_bytes(_MAGIC.ljust(_HEADER, b"\0") + bytes(capacity * _SIZE))
+        os.replace(fresh, path)
         self._open()
 
     def _open(self) -> None:

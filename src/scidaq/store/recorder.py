@@ -90,6 +90,8 @@ class Recorder:
         self.abandoned = 0
         """Segments that were given up after a refused write; recovery seals what is intact in them."""
         self._started = False
+        self._running: dict[str | None, bool] = {None: False}
+        """Whether a run is under way: for all streams, and for those that it differs for."""
 
     # ---- the door ----
 
@@ -102,6 +104,9 @@ class Recorder:
                 self._tracks = {**self._tracks, stream: Track(stream, reader, policy, pre_trigger_ns)}
             else:  # recovery knew it already
                 track.deliver(reader, policy, pre_trigger_ns)
+            track = self._tracks[stream]
+            if policy is Policy.RUNS and self._running.get(stream, self._running[None]):
+                self._accounting.switch(track, True)  # it joins a run that is under way
             self._active.add(stream)
 
         if self._started:
@@ -144,6 +149,7 @@ class Recorder:
         chosen = None if streams is None else set(streams)
 
         def act() -> None:
+            self._running = {None: active} if chosen is None else self._running | dict.fromkeys(chosen, active)
             for track in self._tracks.values():
                 if track.policy is Policy.RUNS and (chosen is None or track.stream in chosen):
                     self._accounting.switch(track, active)

@@ -153,6 +153,12 @@ class Track:
     def __init__(self, stream: str, reader: Reader, policy: Policy, pre_trigger_ns: int = 0) -> None:
         self.stream, self.reader, self.policy, self.pre_trigger_ns = stream, reader, policy, pre_trigger_ns
         self.recording = policy is Policy.ALWAYS
+        self.switches: deque[tuple[int, bool]] = deque()
+        """The newest entry when a run began or ended, for as long as entries before it are not durable."""
+        self.due_switches: deque[tuple[int, bool]] = deque()
+        """Those that come up again, because the entries before them are being looked at again."""
+        self.recorded_before = self.recording
+        """Whether it was being recorded before the first of the switches."""
         self.book: Book | None = None
         self.backlog: deque[Entry] = deque()
         """Entries taken from the ring and not looked at yet."""
@@ -208,7 +214,7 @@ class Track:
     def deliver(self, reader: Reader, policy: Policy, pre_trigger_ns: int) -> None:
         """Something delivers to a stream that recovery had found."""
         self.reader, self.policy, self.pre_trigger_ns = reader, policy, pre_trigger_ns
-        self.recording = policy is Policy.ALWAYS
+        self.recording = self.recorded_before = policy is Policy.ALWAYS
 
     def take_over(self, block: Block | None, gaps: Sequence[Gap], left_out: Sequence[tuple[int, int]]) -> None:
         """Something is durable in the journal and waits to be moved."""
@@ -253,6 +259,8 @@ class Track:
             self.changes.popleft()
         while self.unsynced and self.unsynced[0][0] <= snapshot.seq:
             self.unsynced.popleft()
+        while self.switches and self.switches[0][0] <= snapshot.seq:
+            self.recorded_before = self.switches.popleft()[1]
 
     def roll_back(self) -> None:
         """Forget everything that is not durable; the ring will give it again."""
@@ -267,6 +275,9 @@ class Track:
             self.book, self.seq = None, -1
         self.committed_seq = self.seq
         self.newest_commit = self.confirmed
+        # A run begins and ends where it did when the entries come again.
+        self.recording = self.recorded_before
+        self.due_switches = self.switches.copy()
         self.backlog.clear()
         self.held.clear()
         self.pending.clear()
