@@ -215,7 +215,7 @@ class Intake:
             self._duplicates += repeated
             self._unseen_duplicates += repeated
             if end > high:
-                self._hole(max(index, high), end, Reason.OVERFLOW)
+                self._hole(max(index, high), end, self._ring.why_full)
             return
         self._patience_s = PATIENT_S
         self._flush_lost(None if late else block.t0_ns)

@@ -65,6 +65,11 @@ class Ring:
         """Whether a block would be taken now; it stays true for the offering thread, since others only make room."""
         return self._hold is None or not self._held or self._held + block.nbytes <= self.capacity_bytes
 
+    @property
+    def why_full(self) -> Reason:
+        """What a block that finds no room is to be explained with."""
+        return self._hold._why_full if self._hold is not None else Reason.OVERFLOW
+
     def wait_for_room(self, block: Block, timeout_s: float) -> bool:
         """Give the recorder a moment to make room; whether the block fits now. For the offering thread."""
         with self._lock:
@@ -164,6 +169,7 @@ class Hold:
         self._next = start
         self.released = start
         """Entries before this one may be dropped."""
+        self._why_full = Reason.OVERFLOW
 
     def take(self) -> list[Entry]:
         """Everything that has come in since the last call, in order; does not wait."""
@@ -187,6 +193,10 @@ class Hold:
             self.released = seq + 1
             ring._trim()
             ring._changed.notify_all()
+
+    def blame(self, reason: Reason) -> None:
+        """Why the ring will be full if it is: the disk, or that recording is too slow; from any thread."""
+        self._why_full = reason
 
     def rewind(self) -> None:
         """Take again from the first entry that is not released."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from scidaq.block import Block, Entry, Epoch, Gap, Ledger
+from scidaq.block import Block, Entry, Epoch, Gap, Ledger, Reason
 from scidaq.clock import Clock
 from scidaq.errors import ConflictingRows, Corrupt
 from scidaq.store.accounting import Accounting
@@ -554,7 +554,7 @@ class Recorder:
     def _settled(self, track: Track, snapshot: Snapshot, target: Target, writer: SegmentWriter, end: int) -> None:
         # Also when the file has failed since: what was confirmed counts, and the failure is looked at after this.
         writer.synced = end
-        track.failures = 0
+        self._works(track)
         track.in_flight -= 1
         track.settle(snapshot)
         track.moving = None
@@ -630,7 +630,7 @@ class Recorder:
         now = self._clock.monotonic_s()
         waiting = self._targets.get(target, [])
         for track, records, snapshot in commits:
-            track.failures = 0
+            self._works(track)
             track.in_flight -= 1
             track.settle(snapshot)
             if not track.on_journal:
@@ -748,9 +748,17 @@ class Recorder:
                 self._abandon_segment(track)
             self._start_over(track)
 
+    @staticmethod
+    def _works(track: Track) -> None:
+        """The disk took something of a stream."""
+        if track.failures:
+            track.failures = 0
+            track.reader.blame(Reason.OVERFLOW)
+
     def _start_over(self, track: Track) -> None:
         """Forget what is not durable of a stream and take it from the ring again, after a moment."""
         track.failures += 1
+        track.reader.blame(Reason.DISK)
         track.in_flight, track.lane = 0, ""
         track.roll_back()
         track.blocked_until_s = self._clock.monotonic_s() + min(RETRY_S * track.failures, 5.0)
@@ -777,4 +785,7 @@ class _Nothing:
         pass
 
     def rewind(self) -> None:
+        pass
+
+    def blame(self, reason: Reason) -> None:
         pass

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from scidaq.block import Block, Entry, Epoch, Gap, Ledger, RangeSet, Resume
+from scidaq.block import Block, Entry, Epoch, Gap, Ledger, RangeSet, Reason, Resume
 from scidaq.store.journal import Record
 from scidaq.store.segment import SegmentWriter
 from scidaq.store.writing import Target
@@ -38,6 +38,9 @@ class Reader(Protocol):
 
     def rewind(self) -> None:
         """Take again from the first entry that is not released."""
+
+    def blame(self, reason: Reason) -> None:
+        """Why rows will be refused if the ring runs full."""
 
 
 class Snapshot(NamedTuple):
