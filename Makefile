@@ -34,7 +34,7 @@ check: $(VENV)/.dev $(VENV)/.self ## format, lint, types, imports, docs: seconds
 	"$(BIN)/ruff" check $(CODE)
 	"$(BIN)/mypy" $(CODE)
 	"$(BIN)/lint-imports" --no-logo
-	"$(BIN)/python" -m pytest -q $(wildcard tests/project tests/docs)
+	"$(BIN)/python" -m pytest -q -m "not slow" $(wildcard tests/project tests/docs)
 
 .PHONY: format
 format: $(VENV)/.dev ## put the code in shape

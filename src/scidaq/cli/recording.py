@@ -19,6 +19,7 @@ import structlog
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from scidaq.cli.times import NS, clock_time, size
 from scidaq.clock import Clock
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 TABLE_S = 0.5
 LINES_S = 5.0
-_RATE_S = 2.0
+NARROW = 92
+"""Columns of a terminal below which the table says less."""
+_RATE_S = 10.0
 """Rates are those of about this long."""
 _STOPPING = b"scidaq: stopping; what has arrived is made durable first\n"
 
@@ -90,7 +93,7 @@ def _watch(console: Console, station: Station, ticks: Iterator[None]) -> None:
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for _ in ticks:
             stats = station.stats()
-            live.update(table(stats, rates.of(stats)), refresh=True)
+            live.update(table(stats, rates.of(stats), narrow=console.width < NARROW), refresh=True)
 
 
 def _tell(console: Console, station: Station, ticks: Iterator[None]) -> None:
@@ -128,6 +131,7 @@ class Rates:
 class Line:
     """One stream, or an instrument that has none yet."""
 
+    instrument: str
     stream: str
     state: str
     rate: float | None
@@ -141,7 +145,7 @@ class Line:
         """As a row of the table."""
         rate = "-" if self.rate is None else f"{self.rate:,.1f}"
         counts = (f"{n:,}" for n in (self.rows, self.durable_rows, self.gap_rows))
-        return [self.stream, self.state, rate, *counts, size(self.bytes), self.reason]
+        return [self.stream, self.state, rate, *counts, size(self.bytes)]
 
     def sentence(self) -> str:
         """As a line of text."""
@@ -154,11 +158,13 @@ def lines(stats: StationStats, rates: dict[str, float]) -> list[Line]:
     """Every instrument's streams, and the instruments that have none yet."""
     out = []
     for instrument in stats.instruments:
-        streams = [s for s in stats.recorder.streams if s.stream.startswith(f"{instrument.instrument}/")]
+        name = instrument.instrument
+        streams = sorted((s for s in stats.recorder.streams if s.stream.startswith(f"{name}/")), key=lambda s: s.stream)
         if not streams:
-            out.append(Line(f"{instrument.instrument}/", instrument.state, None, reason=instrument.reason))
+            out.append(Line(name, name, instrument.state, None, reason=instrument.reason))
         out += [
             Line(
+                name,
                 s.stream,
                 instrument.state,
                 rates.get(s.stream),
@@ -177,20 +183,24 @@ def _disk(stats: StationStats) -> str:
     return f"journal {size(stats.recorder.journal_bytes)}, free {size(stats.free_bytes)}"
 
 
-def table(stats: StationStats, rates: dict[str, float]) -> Table:
-    """The live table."""
+def table(stats: StationStats, rates: dict[str, float], *, narrow: bool = False) -> Table:
+    """The live table; `narrow` leaves out what 80 columns have no room for."""
     title = f"{stats.name}  {clock_time(stats.now_ns)} UTC"
-    out = Table(title=title, title_justify="left", caption=_disk(stats), caption_justify="left")
+    shown = lines(stats, rates)
+    reasons = {line.instrument: line.reason for line in shown if line.reason}
+    caption = "\n".join([_disk(stats), *(f"{name}: {reason}" for name, reason in reasons.items())])
+    out = Table(title=title, title_justify="left", caption=Text(caption), caption_justify="left")
     for name in ("stream", "state"):
         out.add_column(name, no_wrap=True)
-    for name in ("rows/s", "rows", "durable rows", "gap rows", "size"):
+    numbers = ["rows/s", "rows", "durable rows", "gap rows", "size"]
+    if narrow:
+        numbers.pop()
+    for name in numbers:
         out.add_column(name, justify="right", no_wrap=True)
-    out.add_column("reason")
     colours = {"acquiring": "green", "degraded": "yellow", "failed": "red"}
-    for line in lines(stats, rates):
-        cells = line.cells()
+    for line in shown:
+        cells = line.cells()[: 2 + len(numbers)]
         cells[1] = f"[{colours[line.state]}]{line.state}[/]" if line.state in colours else line.state
-        cells[-1] = cells[-1].replace("[", "\\[")
         out.add_row(*cells)
     return out
 
@@ -209,8 +219,8 @@ def _log_to_stderr(level: str) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("iso", utc=True),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S", utc=True),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(Stderr()),  # type: ignore[arg-type]

@@ -33,6 +33,8 @@ class JournalLane:
         self._present: tuple[JournalWriter, Target] | None = None
         self._opened_s = 0.0
         self._old: list[tuple[int, Path]] = []
+        self._under_way: dict[int, int] = {}
+        """Commits of each file that are not settled: their rows are nowhere else yet."""
 
     @property
     def size(self) -> int:
@@ -55,6 +57,16 @@ class JournalLane:
             self._put(Create(target, writer.head))
         return self._present
 
+    def begun(self, number: int) -> None:
+        """A commit to a file is under way."""
+        self._under_way[number] = self._under_way.get(number, 0) + 1
+
+    def settled(self, number: int) -> None:
+        """A commit to a file is durable, and the tracks know what they have in it."""
+        self._under_way[number] = self._under_way.get(number, 1) - 1
+        if self._under_way[number] <= 0:
+            del self._under_way[number]
+
     def close(self) -> None:
         """The next commit begins a new file."""
         if self._present is not None:
@@ -68,6 +80,9 @@ class JournalLane:
         if self._present is not None and self._present[1] is target:
             self._old.append((self._present[0].number, target.path))
             self._present = None
+        for number, path in self._old:
+            if path == target.path:
+                self._under_way.pop(number, None)  # their rows are taken from the rings again
 
     def roll(self, now_s: float, tracks: Iterable[Track]) -> None:
         """Begin a new file in time, and remove old ones whose rows have all moved."""
@@ -78,10 +93,7 @@ class JournalLane:
                 self.close()
         if not self._old:
             return
-        tracks = list(tracks)
-        if any(t.lane == "journal" and t.in_flight for t in tracks):
-            return  # what is under way may still be in any of them
-        needed = [n for n in (t.journal_needed() for t in tracks) if n is not None]
+        needed = [n for n in (t.journal_needed() for t in tracks) if n is not None] + list(self._under_way)
         limit = min(needed, default=self._number)
         for number, path in self._old:
             if number < limit:

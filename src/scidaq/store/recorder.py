@@ -611,6 +611,7 @@ class Recorder:
         """One batch, one write, one sync for all slow streams."""
         writer, target = self._journal.open()
         self._targets.setdefault(target, []).extend(track for track, _, _ in commits)
+        self._journal.begun(writer.number)
         self._put(Append(target, writer.encode([r for _, records, _ in commits for r in records])))
         self._put(Sync(target, partial(self._journalled, target, writer, writer.at, commits)))
 
@@ -627,6 +628,7 @@ class Recorder:
 
     def _journal_settled(self, target: Target, writer: JournalWriter, end: int, commits: list[JournalCommit]) -> None:
         writer.synced = end
+        self._journal.settled(writer.number)
         now = self._clock.monotonic_s()
         waiting = self._targets.get(target, [])
         for track, records, snapshot in commits:
