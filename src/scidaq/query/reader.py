@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from scidaq.block import Block, Epoch, Gap, Ledger, RangeSet, Reason, Schema
+from scidaq.block import NS, Block, Epoch, Gap, Ledger, RangeSet, Reason, Schema
 from scidaq.errors import CatalogError, Corrupt, RequestError, UnknownStream
 from scidaq.store import (
     CATALOG,
@@ -62,6 +64,8 @@ class _Piece:
     ranges: Sequence[tuple[int, int]]
     ledger: Ledger
     segment: Segment | None = None
+    rivals: Sequence[_Piece] = ()
+    """Segments of higher generations that have some of its rows too."""
 
 
 @dataclass(slots=True)
@@ -188,14 +192,10 @@ class Reader:
         """The newest `rows` rows, or those of the last `seconds` before the newest row, oldest first."""
         if (rows is None) == (seconds is None):
             raise RequestError("give either a number of rows or of seconds")
-        ends = [s for s in self.streams() if s.stream == stream and s.last_ns is not None]
-        if not ends:
-            self._plan(stream)  # raises for a stream that is not there
-            return []
-        newest = max(s.last_ns for s in ends if s.last_ns is not None)
-        if seconds is not None:
-            return list(self.blocks(stream, newest - int(seconds * 1e9), None, channels))
-        return self._last_rows(stream, rows or 0, channels)
+        if seconds is None:
+            return self._last_rows(stream, rows or 0, channels)
+        newest = [b.last_ns for b in self._last_rows(stream, 1, None) if isinstance(b, Block)]
+        return list(self.blocks(stream, newest[0] - int(seconds * 1e9), None, channels)) if newest else []
 
     def _last_rows(self, stream: str, rows: int, channels: Sequence[str] | None) -> list[Block | Gap]:
         out: list[Block | Gap] = []
@@ -218,12 +218,17 @@ class Reader:
         for record in holding.records:
             if record.block is not None:
                 present.add(record.block.first, record.block.end)
-        first, left = present.end, rows
-        for a, b in reversed(list(present)):
-            first, left = max(a, b - left), left - (b - max(a, b - left))
-            if left <= 0:
-                break
-        return list(self._rows(stream, holding, None, None, first if left <= 0 else 0))
+        wanted = rows
+        while True:
+            first, left = present.end, wanted
+            for a, b in reversed(list(present)):
+                first, left = max(a, b - left), left - (b - max(a, b - left))
+                if left <= 0:
+                    break
+            out = list(self._rows(stream, holding, None, None, first if left <= 0 else 0))
+            if left > 0 or sum(b.rows for b in out if isinstance(b, Block)) >= rows:
+                return _newest(out, rows)
+            wanted *= 4  # some of them are damaged: look farther back
 
     # ---- planning ----
 
@@ -262,22 +267,28 @@ class Reader:
 
     def _holdings(self, stream: str, journal: Sequence[Record], known: dict[str, SegmentRow]) -> list[_Holding]:
         out: dict[int, _Holding] = {}
+        lost: list[tuple[int, Path]] = []
         for name, path in segment_files(self.data_dir / "streams" / stream):
             piece = self._piece(path, known.get(path.relative_to(self.data_dir).as_posix()))
             if piece is not None:
                 out.setdefault(name.epoch, _Holding(name.epoch)).pieces.append(piece)
+            else:
+                lost.append((name.epoch, path))
         for record in journal:
             if record.epoch.stream == stream:
                 self._schemas[stream, record.epoch.number] = record.epoch
                 out.setdefault(record.epoch.number, _Holding(record.epoch.number)).records.append(record)
+        for number, path in lost:  # its own schema is damaged; that of its epoch stands elsewhere too
+            if number in out and (piece := self._piece(path, None, self._epoch(stream, out[number]))) is not None:
+                out[number].pieces.append(piece)
         return [out[n] for n in sorted(out)]
 
-    def _piece(self, path: Path, row: SegmentRow | None) -> _Piece | None:
+    def _piece(self, path: Path, row: SegmentRow | None, epoch: Epoch | None = None) -> _Piece | None:
         try:
             if row is not None and path.stat().st_size == row.bytes:
                 span = (row.first_ns, row.last_ns)
                 return _Piece(path, row.epoch, row.first, row.generation, *span, row.bytes, row.ranges, row.ledger)
-            segment = Segment(self._files.map(path), path, check=False)
+            segment = Segment(self._files.map(path), path, epoch, check=False)
         except FileNotFoundError:
             return None
         if segment.epoch is None:
@@ -327,42 +338,50 @@ class Reader:
     def _rows(
         self, stream: str, holding: _Holding, start_ns: int | None, stop_ns: int | None, first_row: int = 0
     ) -> Iterator[Block | Gap]:
-        """The blocks of an epoch in row order, each row once, and the holes between them."""
-        pieces = [
-            p
-            for p in sorted(holding.pieces, key=lambda p: p.first)
-            if (not p.ranges or p.ranges[-1][1] > first_row)
-            and (start_ns is None or p.last_ns is None or p.last_ns >= start_ns)
-            and (stop_ns is None or p.first_ns is None or p.first_ns < stop_ns)
-        ]
+        """The blocks of an epoch in row order, each row once, and the holes between them and at the ends."""
+        pieces, at, before_ns = _pieces_for(holding, start_ns, stop_ns, first_row)
+        window = _Window(start_ns, stop_ns, self._epoch(stream, holding).schema)
         notes = _Notes(stream, holding.number)
-        queue: list[tuple[int, int, int, Piece]] = []
+        queue: list[_Item] = []
         for i, record in enumerate(holding.records):
             notes.take(record.gaps, record.left_out)
             if record.block is not None:
                 heapq.heappush(queue, (record.block.first, 1, i, record.block))
-        at: int | None = 0 if start_ns is None and not first_row else None
         done = RangeSet()
-        before: Block | None = None
-        count = len(holding.records)
+        count, over = len(holding.records), False
         while pieces or queue:
             while pieces and (not queue or pieces[0].first <= queue[0][0]):
-                count += self._open(pieces.pop(0), queue, notes, count)
+                piece = pieces.pop(0)
+                piece.rivals = [p for p in holding.pieces if p.generation > piece.generation and _both(p, piece)]
+                count += self._open(piece, queue, notes, count)
             if not queue:
                 break
-            _, _, _, source = heapq.heappop(queue)
-            for block in _fresh(source, done):
-                cut = _within(block, start_ns, stop_ns, first_row)
-                if cut is None:
-                    continue
-                if at is not None:
-                    yield from notes.between(at, cut.first, before, cut)
+            first, order, _, source = heapq.heappop(queue)
+            runs = self._fresh(source, done)
+            if runs and runs[0].first == first:
+                block, *runs = runs
+            else:
+                block = None
+            for rest in runs:  # what lies between comes from elsewhere, and before it
+                count += 1
+                heapq.heappush(queue, (rest.first, order, count, rest))
+            if block is None:
+                continue
+            done.add(block.first, block.end)
+            if start_ns is not None and block.last_ns < start_ns:
+                at, before_ns = max(at, block.end), block.last_ns
+                continue
+            if not over and at <= block.first:
+                yield from notes.between(at, block.first, before_ns, block.t0_ns, window)
+            cut = _within(block, start_ns, stop_ns, first_row)
+            over = over or cut is None or cut.end < block.end
+            if cut is not None:
                 yield cut
-                before, at = cut, cut.end
-        if stop_ns is None and at is not None:
-            yield from notes.between(at, max(notes.end, at), before, None)
+                at, before_ns = cut.end, cut.last_ns
+        if not over:
+            yield from notes.between(at, max(notes.end, at), before_ns, None, window)
 
-    def _open(self, piece: _Piece, queue: list[tuple[int, int, int, Piece]], notes: _Notes, count: int) -> int:
+    def _open(self, piece: _Piece, queue: list[_Item], notes: _Notes, count: int) -> int:
         """Put the batches of a segment into the queue; how many there were."""
         segment = self._segment(piece)
         if segment is None:
@@ -373,27 +392,99 @@ class Reader:
         for i, message in enumerate(segment.batches):
             if message.rows:
                 order = (int(message.facts["first"]), -piece.generation, count + i)
-                heapq.heappush(queue, (*order, (segment, i)))
+                heapq.heappush(queue, (*order, (piece, segment, i)))
         return len(segment.batches)
 
-
-Piece = Block | tuple[Segment, int]
-"""Rows that come up: a block, or a batch of a segment that is decoded when its turn comes."""
-
-
-def _fresh(source: Piece, done: RangeSet) -> Iterator[Block]:
-    """The rows that have not been given yet; a batch that is damaged gives none."""
-    if isinstance(source, Block):
-        block = source
-    else:
-        segment, i = source
+    def _fresh(self, source: _Source, done: RangeSet) -> list[Block]:
+        """The rows that have not been given and that no higher generation has; a damaged batch gives none."""
+        if isinstance(source, Block):
+            return [source.slice(a, b) for a, b in done.missing(source.first, source.end)]
+        piece, segment, i = source
         try:
             block = segment.block(segment.batches[i])
         except Corrupt:
-            return
-    for first, end in done.missing(block.first, block.end):
-        done.add(first, end)
-        yield block.slice(first, end)
+            return []
+        mine = RangeSet(done.missing(block.first, block.end))
+        for rival in piece.rivals:
+            if _overlap(rival, block.first, block.end):
+                for a, b in self._intact(rival, block.first, block.end):
+                    mine.remove(a, b)
+        return [block.slice(a, b) for a, b in mine]
+
+    def _intact(self, piece: _Piece, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """The batches of a segment that hold any of the rows `[first, end)` undamaged."""
+        segment = self._segment(piece)
+        for message in segment.batches if segment is not None else ():
+            a = int(message.facts.get("first", 0))
+            if segment is not None and message.rows and a < end and first < a + message.rows:
+                with suppress(Corrupt):
+                    block = segment.block(message)
+                    yield block.first, block.end
+
+
+_Source = Block | tuple[_Piece, Segment, int]
+"""Rows that come up: a block, or a batch of a segment that is decoded when its turn comes."""
+_Item = tuple[int, int, int, _Source]
+"""First row, order among those with the same (higher generations first), a number that breaks ties, rows."""
+
+
+def _overlap(piece: _Piece, first: int, end: int) -> bool:
+    return any(a < end and first < b for a, b in piece.ranges)
+
+
+def _both(one: _Piece, other: _Piece) -> bool:
+    """Whether the rows of two segments lie among one another, as far as their first and last say."""
+    a, b = one.ranges, other.ranges
+    return bool(a and b) and a[0][0] < b[-1][1] and b[0][0] < a[-1][1]
+
+
+def _pieces_for(
+    holding: _Holding, start_ns: int | None, stop_ns: int | None, first_row: int
+) -> tuple[list[_Piece], int, int | None]:
+    """The segments to be opened for a range, by first row; the row before which all is earlier, and its time."""
+    at, before_ns = first_row, None
+    here, later = [], []
+    for p in sorted(holding.pieces, key=lambda p: p.first):
+        if start_ns is not None and p.last_ns is not None and p.last_ns < start_ns:
+            if p.ranges and p.ranges[-1][1] >= at:
+                at, before_ns = p.ranges[-1][1], p.last_ns
+        elif stop_ns is not None and p.first_ns is not None and p.first_ns >= stop_ns:
+            later.append(p)
+        elif not p.ranges or p.ranges[-1][1] > first_row:
+            here.append(p)
+    # The one behind the range says what the hole in front of it is.
+    return sorted(here + later[:1], key=lambda p: p.first), at, before_ns
+
+
+def _newest(items: list[Block | Gap], rows: int) -> list[Block | Gap]:
+    """The last `rows` rows of what is in row order, and the gaps between them."""
+    out: list[Block | Gap] = []
+    for item in reversed(items):
+        if rows <= 0:
+            break
+        if isinstance(item, Block):
+            item = item.slice(max(item.first, item.end - rows), item.end)
+            rows -= item.rows
+        out.append(item)
+    return out[::-1]
+
+
+class _Window(NamedTuple):
+    """The range of time that was asked for."""
+
+    start_ns: int | None
+    stop_ns: int | None
+    schema: Schema
+
+    def sees(self, before_ns: int | None, after_ns: int | None, counted: bool) -> bool:
+        """Whether something missing between two rows may lie in the range; where rows are `counted`, by their times."""
+        rate = self.schema.rate
+        step = (
+            1 if rate is None or not counted else self.schema.span_ns(1) + bool(NS * rate.denominator % rate.numerator)
+        )
+        if self.stop_ns is not None and before_ns is not None and before_ns + step >= self.stop_ns:
+            return False
+        return self.start_ns is None or after_ns is None or after_ns - step >= self.start_ns
 
 
 def _within(block: Block, start_ns: int | None, stop_ns: int | None, first_row: int) -> Block | None:
@@ -423,16 +514,19 @@ class _Notes:
             self._left_out.add(first, end)
             self.end = max(self.end, end)
 
-    def between(self, first: int, end: int, before: Block | None, after: Block | None) -> Iterator[Gap]:
+    def between(
+        self, first: int, end: int, before_ns: int | None, after_ns: int | None, window: _Window
+    ) -> Iterator[Gap]:
         """The gaps in the rows `[first, end)`, and losses of unknown size just before row `end`, ascending."""
-        for gap in self._gaps.values():
-            if gap.first == gap.end and gap.first == end and (gap.unknown or gap.first == 0):
-                yield gap
-        if first >= end:
+        if window.sees(before_ns, after_ns, counted=False):
+            for gap in self._gaps.values():
+                if gap.first == gap.end and gap.first == end and (gap.unknown or gap.first == 0):
+                    yield gap
+        if first >= end or not window.sees(before_ns, after_ns, counted=True):
             return
         rest = RangeSet([(first, end)])
         found: list[Gap] = []
-        span = (before.last_ns if before is not None else None, after.t0_ns if after is not None else None)
+        span = (before_ns, after_ns)
         for a, b in self._left_out.within(first, end):
             found.append(Gap(self._stream, self._epoch, a, b, Reason.POLICY, *span))
             rest.remove(a, b)
