@@ -12,7 +12,7 @@ import orjson
 
 from scidaq.block import Block, Gap
 from scidaq.cli import formats
-from scidaq.cli.times import length_ns, moment_ns, shown, size
+from scidaq.cli.times import length_ns, moment_ns, size, to_the_second
 from scidaq.clock import SystemClock
 from scidaq.errors import RequestError
 from scidaq.query import Reader
@@ -69,15 +69,15 @@ def list_streams(data_dir: Path, as_json: bool) -> None:
     if as_json:
         print(orjson.dumps([asdict(one) for one in found], option=orjson.OPT_INDENT_2).decode())
         return
-    heads = ("stream", "epoch", "rows", "durable rows", "gap rows", "size", "first", "last")
+    heads = ("stream", "epoch", "rows", "durable rows", "gap rows", "size", "first (UTC)", "last (UTC)")
     rows = [
         (
             s.stream,
             str(s.epoch),
             *(f"{n:,}" for n in (s.rows, s.durable_rows, s.gap_rows)),
             size(s.bytes),
-            shown(s.first_ns),
-            shown(s.last_ns),
+            to_the_second(s.first_ns),
+            to_the_second(s.last_ns),
         )
         for s in found
     ]

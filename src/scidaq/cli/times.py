@@ -59,6 +59,11 @@ def shown(ns: int | None) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
+def to_the_second(ns: int | None) -> str:
+    """A time for a table that has little room, `-` for none."""
+    return "-" if ns is None else f"{datetime.fromtimestamp(ns // NS, UTC):%Y-%m-%d %H:%M:%S}"
+
+
 def clock_time(ns: int) -> str:
     """A time of day."""
     return f"{datetime.fromtimestamp(ns // NS, UTC):%H:%M:%S}"

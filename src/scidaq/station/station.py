@@ -189,6 +189,8 @@ class Station:
 
     def _open_instruments(self, stack: ExitStack) -> None:
         self._supervision = stack.enter_context(Supervision(self._clock))
+        if not self.plan.instruments:
+            log.warning("no instrument is configured, so nothing will be recorded")
         for one in self.plan.instruments:
             door = _ArmedDoor(one.id, partial(self._open_intake, one), partial(self._note_armed, one))
             self._doors[one.id] = door
