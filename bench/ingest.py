@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import writers
+from bench.machine import warm
 from bench.places import fresh
 from bench.processes import call
 from bench.recording import digitizer, recording, until
@@ -32,6 +33,7 @@ STREAM = "adc/wave"
 
 def ingest(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     """Both sample types."""
+    say(f"ingest: {size(call(warm, settings.memory_s))} of memory touched")
     return [row for dtype in ("float64", "int16") for row in _one(dtype, settings, say)]
 
 

@@ -25,10 +25,13 @@ class Child:
         self._seen = psutil.Process(self.process.pid)
 
     def hear(self) -> Any:
-        """What it says next. Raises `EOFError` when it has died."""
+        """What it says next. Raises `RuntimeError` when it has died: what it died of stands on the console."""
         if not self._here.poll(TIMEOUT_S):
             raise TimeoutError(f"no word for {TIMEOUT_S:.0f} s")
-        return self._here.recv()
+        try:
+            return self._here.recv()
+        except EOFError:
+            raise RuntimeError("the process of a benchmark has died") from None
 
     def tell(self, word: Any) -> None:
         """Say something to it."""

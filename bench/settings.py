@@ -16,6 +16,8 @@ class Settings:
     """Length of the measured part of one run."""
     warm_s: float = 0.7
     """What goes before it: pages, buffers and ring are in their steady state then."""
+    memory_s: float = 90.0
+    """How long free memory is touched at most before all else, so that the page cache is warm for those who use it."""
     table_bytes: int = 64 << 20
     """Size of the prepared samples, more than the caches hold."""
     streams_s: float = 120.0
@@ -35,4 +37,4 @@ class Settings:
 
 def quick() -> Settings:
     """One round each."""
-    return Settings(rounds=1, ingest_s=1.0, warm_s=0.5, streams_s=20.0, peer_s=2.0)
+    return Settings(rounds=1, ingest_s=1.0, warm_s=0.5, memory_s=10.0, streams_s=20.0, peer_s=2.0)

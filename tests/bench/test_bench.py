@@ -5,7 +5,7 @@ import multiprocessing
 import pytest
 
 from bench.__main__ import BEGIN, BENCHMARKS, END, PAGE, main, run, with_figures
-from bench.machine import described
+from bench.machine import described, warm
 from bench.places import BASE, fresh, on_disk
 from bench.results import HEAD, Row, table
 from bench.settings import Settings
@@ -15,6 +15,7 @@ TINY = Settings(
     rounds=1,
     ingest_s=0.2,
     warm_s=0.2,
+    memory_s=0.0,
     table_bytes=8 << 20,
     streams_s=1.5,
     instruments=2,
@@ -51,6 +52,10 @@ def test_the_machine_is_described_without_its_name():
     assert "numpy" in text
     assert str(BASE.parent.parent) not in text
     assert platform.node() not in text or len(platform.node()) < 6  # a short name may be part of a word
+
+
+def test_memory_is_touched_for_as_long_as_it_is_told():
+    assert 0 < warm(0.0) <= 256 << 20
 
 
 def test_a_fresh_directory_is_gone_afterwards():
