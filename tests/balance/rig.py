@@ -170,6 +170,11 @@ class Rig:
         self.wait_for(lambda: bool(self.recorder.stats().streams))
         return self.recorder.stats().streams[0]
 
+    @staticmethod
+    def wait_a_moment() -> None:
+        """Let the other threads do something."""
+        time.sleep(0.0015)
+
     @property
     def track(self) -> Track:
         """What the recorder knows of the stream."""
@@ -215,7 +220,7 @@ class Recording:
         self.gaps: list[Gap] = []
         reader = Reader(data_dir)
         self.epochs: dict[int, Epoch] = {}
-        if stream in reader.names():
+        if stream in {s.stream for s in reader.streams()}:  # a directory may have no segment yet
             self.epochs = {e.number: e for e in reader.epochs(stream)}
             self._read(reader, stream)
         for number, balance in self.balances.items():
