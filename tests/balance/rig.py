@@ -178,6 +178,7 @@ class Rig:
     @property
     def track(self) -> Track:
         """What the recorder knows of the stream."""
+        self.wait_for(lambda: STREAM in self.recorder._tracks)
         return self.recorder._tracks[STREAM]
 
     def marks(self) -> Mark | None:

@@ -170,9 +170,20 @@ def test_rows_that_are_late_for_an_epoch_that_has_ended_stay_its_gap() -> None:
 def test_a_counter_that_begins_again_makes_an_epoch_even_where_rows_may_come_late() -> None:
     door = Door1()
     door.intake.accept(rows(100, 10))
-    door.intake.accept(rows(0, 10))
+    door.intake.accept(rows(0, 10, late_ns=110 * MS))
     assert [(e.number, e.origin) for e in door.epochs()] == [(0, 100), (1, 0)]
     assert [(g.epoch, g.reason) for g in door.gaps()] == [(1, Reason.RESET)]
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_rows_that_are_late_from_before_the_first_are_no_reset(uneven: bool) -> None:
+    spec = replace(SPEC, schema=UNEVEN) if uneven else SPEC
+    door = Door1(spec=spec)
+    door.intake.accept(rows(110, 10, spec))
+    door.intake.accept(rows(100, 10, spec))  # withheld when the station began
+    door.intake.accept(rows(110, 10, spec))  # a repetition, which another epoch would take for new rows
+    assert [e.origin for e in door.epochs()] == [110]
+    assert (door.duplicates, door.intake.stats().refused) == (10, 10)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,8 @@ class Intake:
         self._next_epoch, self._before_high = 0, 0
         self._before: Epoch | None = None
         self._before_seen = RangeSet()
+        self._began_ns: int | None = None
+        """Time of the first row of the present epoch, where it began here."""
 
     # ---- epochs ----
 
@@ -160,7 +162,7 @@ class Intake:
         epoch = Epoch(
             self.stream, self._next_epoch, spec.schema, self._clock.anchor, spec.counter, origin, spec.backfill
         )
-        self._epoch, self._seen, self._high = epoch, RangeSet(), 0
+        self._epoch, self._seen, self._high, self._began_ns = epoch, RangeSet(), 0, block.t0_ns
         self._duplicates = self._unseen_duplicates = 0
         self._timeline = None
         self._ring.offer(epoch)
@@ -226,11 +228,17 @@ class Intake:
             self._last_ns, self._last_row = block.last_ns, end - 1
 
     def _too_late(self, block: Block) -> bool:
-        """Whether rows fill a hole of the epoch before, which is closed: they stay the gap that they are."""
+        """Whether rows come late from before the epoch: from a hole of the one before it, or from before the first row.
+
+        They stay the gap that they are. A counter that began again without saying so is told by the time of its rows.
+        """
         epoch, before = self._epoch, self._before
-        if epoch is None or before is None or not epoch.backfill or before_unknown(before, epoch.counter):
+        if epoch is None or not epoch.backfill or block.end > epoch.origin:
             return False
-        if block.first < before.origin or block.end > epoch.origin:
+        began_ns = self._timeline.at(0) if self._timeline is not None else self._began_ns
+        if began_ns is not None and block.last_ns < began_ns:
+            return True
+        if before is None or before_unknown(before, epoch.counter) or block.first < before.origin:
             return False
         return not self._before_seen.within(block.first - before.origin, block.end - before.origin)
 

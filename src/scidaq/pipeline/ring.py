@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from scidaq.block import Block, Entry, Epoch, Gap, Reason
 from scidaq.errors import RequestError
@@ -57,6 +58,8 @@ class Ring:
         self._entries: deque[tuple[Entry, int]] = deque()
         self._next = 0
         self._hold: Hold | None = None
+        self._budgets: WeakSet[Budget] = WeakSet()
+        self._newest: Block | None = None
         self._held = self._history = self._peak = 0
         self._blocks = self._rows = self._refused = self._missed = 0
         self._closed = False
@@ -84,6 +87,7 @@ class Ring:
                     self._refused += item.rows
                     return False
                 self._blocks += 1
+                self._newest = item
                 self._rows += item.rows
             self._entries.append((Entry(self._next, item, delivered, duplicates), size))
             self._next += 1
@@ -102,10 +106,11 @@ class Ring:
         """Drop released entries beyond the history (with the lock held)."""
         entries, limit = self._entries, self._history_limit
         released = self._hold.released if self._hold is not None else self._next
-        while entries and entries[0][0].seq < released and self._history > limit:
-            self._history -= entries.popleft()[1]
-        while entries and entries[0][0].seq < released and not entries[0][1] and not limit:
-            entries.popleft()
+        while entries and entries[0][0].seq < released and (self._history > limit or not (entries[0][1] or limit)):
+            entry, size = entries.popleft()
+            self._history -= size
+            for stage in self._budgets:
+                stage._passed(entry)
 
     def _from(self, seq: int) -> list[tuple[Entry, int]]:
         """The entries from `seq` on that are still here (with the lock held)."""
@@ -132,12 +137,14 @@ class Ring:
         """A reader that may lag by at most `budget_bytes`; the ring keeps as much history from now on."""
         with self._lock:
             self._history_limit = max(self._history_limit, budget_bytes)
-            return Budget(self, self._next, budget_bytes)
+            stage = Budget(self, self._next, budget_bytes)
+            self._budgets.add(stage)
+            return stage
 
     def latest(self) -> Latest:
         """A reader that wants only the newest block."""
         with self._lock:
-            return Latest(self, self._next)
+            return Latest(self, self._blocks)
 
     def close(self) -> None:
         """No more will be offered; readers that wait return."""
@@ -209,7 +216,8 @@ class Budget:
 
     def __init__(self, ring: Ring, start: int, budget_bytes: int) -> None:
         self._ring, self._next, self.budget_bytes = ring, start, budget_bytes
-        self._row: dict[int, int] = {}
+        self._missed: list[Entry] = []
+        """What the ring has let go of before it was taken: epochs and gaps as they were, blocks as gaps."""
 
     def take(self, timeout_s: float = 0.0) -> list[Entry]:
         """What has come in, waiting up to `timeout_s` for something; oldest first.
@@ -222,60 +230,50 @@ class Budget:
             if self._next >= ring._next and timeout_s > 0 and not ring._closed:
                 ring._changed.wait(timeout_s)
             found = ring._from(self._next)
-            dropped = found[0][0].seq - self._next if found else 0
             self._next = ring._next
             lag = sum(size for _, size in found)
-            out: list[Entry] = []
-            lost: Gap | None = None
-            for entry, size in found:
-                item = entry.item
-                if isinstance(item, Block) and (lag > self.budget_bytes or dropped):
-                    before = self._row.get(item.epoch, item.first) if dropped else item.first
-                    first, end = min(before, item.first), item.end if lag > self.budget_bytes else item.first
-                    dropped = 0
-                    if end > first:
-                        lost = self._late(lost, item, first, end, out, entry)
-                    if lag > self.budget_bytes:
-                        lag -= size
-                        self._row[item.epoch] = item.end
-                        continue
-                if lost is not None:
-                    out.append(Entry(entry.seq, lost, entry.delivered, entry.duplicates))
-                    lost = None
-                if isinstance(item, Block):
-                    self._row = {item.epoch: item.end}
-                out.append(entry)
-            if lost is not None:
-                out.append(Entry(self._next - 1, lost, 0, 0))
+            for n, (entry, size) in enumerate(found):
+                if lag <= self.budget_bytes:
+                    self._missed += (entry for entry, _ in found[n:])
+                    break
+                lag -= size
+                self._miss(entry)
+            out, self._missed = self._missed, []
             return out
 
-    def _late(self, lost: Gap | None, block: Block, first: int, end: int, out: list[Entry], entry: Entry) -> Gap:
-        self._ring._missed += end - first
-        if lost is not None and (lost.epoch, lost.end) == (block.epoch, first):
-            first, start = lost.first, lost.start_ns
-        else:
-            if lost is not None:
-                out.append(Entry(entry.seq, lost, entry.delivered, entry.duplicates))
-            start = block.t0_ns
-        return Gap(block.stream, block.epoch, first, end, Reason.LATE, start, block.last_ns)
+    def _passed(self, entry: Entry) -> None:
+        """The ring lets go of an entry (with its lock held)."""
+        if entry.seq >= self._next:
+            self._next = entry.seq + 1
+            self._miss(entry)
+
+    def _miss(self, entry: Entry) -> None:
+        """Note an entry that comes too late; neighbours become one gap."""
+        block = entry.item
+        if not isinstance(block, Block):
+            self._missed.append(entry)
+            return
+        self._ring._missed += block.rows
+        first, start_ns = block.first, block.t0_ns
+        last = self._missed[-1].item if self._missed else None
+        if isinstance(last, Gap) and last.reason is Reason.LATE and (last.epoch, last.end) == (block.epoch, first):
+            first, start_ns = last.first, last.start_ns or start_ns
+            self._missed.pop()
+        lost = Gap(block.stream, block.epoch, first, block.end, Reason.LATE, start_ns, block.last_ns)
+        self._missed.append(Entry(entry.seq, lost, entry.delivered, entry.duplicates))
 
 
 class Latest:
-    """A viewer's cursor: the newest block, whatever was before."""
+    """A viewer's cursor: the newest block, whatever was before, also when the ring has let go of it."""
 
-    def __init__(self, ring: Ring, start: int) -> None:
-        self._ring, self._next = ring, start
+    def __init__(self, ring: Ring, seen: int) -> None:
+        self._ring, self._seen = ring, seen
 
     def take(self, timeout_s: float = 0.0) -> tuple[Block | None, int]:
         """The newest block since the last call (None when there is none) and how many blocks were skipped for it."""
         ring = self._ring
         with ring._lock:
-            if self._next >= ring._next and timeout_s > 0 and not ring._closed:
+            if self._seen >= ring._blocks and timeout_s > 0 and not ring._closed:
                 ring._changed.wait(timeout_s)
-            newest, skipped = None, 0
-            for entry, _ in ring._from(self._next):
-                if isinstance(entry.item, Block):
-                    skipped += newest is not None
-                    newest = entry.item
-            self._next = ring._next
-            return newest, skipped
+            fresh, self._seen = ring._blocks - self._seen, ring._blocks
+            return (ring._newest, fresh - 1) if fresh else (None, 0)
