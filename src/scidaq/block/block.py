@@ -62,9 +62,14 @@ class Block:
                     f"channel {channel.name!r} is {column.dtype}{list(column.shape)}, "
                     f"not {dtype}{[rows, *channel.shape]}"
                 )
-            view = column.view() if column.flags.c_contiguous else np.ascontiguousarray(column)
-            view.flags.writeable = False
-            frozen.append(view)
+            flags = column.flags
+            if not flags.c_contiguous:
+                column = np.ascontiguousarray(column)
+                column.flags.writeable = False
+            elif flags.writeable:
+                column = column.view()
+                column.flags.writeable = False
+            frozen.append(column)
         object.__setattr__(self, "columns", tuple(frozen))
         for i, channel in enumerate(schema.channels):
             if channel.dtype == "text":
@@ -139,8 +144,13 @@ class Block:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        masks = sum(m.nbytes for m in self.valid if m is not None) if self.valid else 0
-        return sum(c.nbytes for c in self.columns) + (self.times.nbytes if self.times is not None else 0) + masks
+        size = 0 if self.times is None else self.times.nbytes
+        for column in self.columns:
+            size += column.nbytes
+        for mask in self.valid or ():
+            if mask is not None:
+                size += mask.nbytes
+        return size
 
     def time_ns(self) -> Times:
         """UTC nanoseconds of every row, int64 of shape `(rows,)`."""

@@ -72,6 +72,29 @@ def to_buffers(block: Block) -> Layout:
     return Layout(nodes, buffers)
 
 
+def join_buffers(blocks: Sequence[Block]) -> tuple[list[tuple[int, int]], list[list[Bytes]]]:
+    """The nodes of blocks that follow one another as of one, and each of its buffers in pieces: nothing is copied.
+
+    What cannot be put together from pieces (bits, offsets of texts) is joined first.
+    """
+    head = blocks[0]
+    if len(blocks) > 1 and (
+        any(b.valid is not None for b in blocks) or any(c.dtype in ("bool", "text") for c in head.schema.channels)
+    ):
+        blocks = (head.join(blocks),)
+        head = blocks[0]
+    nodes, buffers = to_buffers(head)
+    pieces = [[b] for b in buffers]
+    if len(blocks) > 1:
+        rows = sum(len(b.columns[0]) for b in blocks)
+        nodes = [(n // head.rows * rows, 0) for n, _ in nodes]
+        for block in blocks[1:]:
+            for piece, more in zip(pieces, to_buffers(block).buffers, strict=True):
+                if len(more):
+                    piece.append(more)
+    return nodes, pieces
+
+
 def buffer_count(schema: Schema) -> tuple[int, int]:
     """(nodes, buffers) of any block of this schema."""
     nodes = 1 if schema.rate is None else 0
@@ -138,6 +161,20 @@ def pack(layout: Layout, align: int = 8) -> tuple[bytes, list[int]]:
         if rest := -len(b) % align:
             pieces.append(bytes(rest))
     return b"".join(pieces), [len(b) for b in layout.buffers]
+
+
+def pack_plain(block: Block, align: int = 8) -> bytes | None:
+    """What `pack` makes of a block whose buffers have their `plain_sizes`; None when they have others."""
+    if block.valid is not None:
+        return None
+    pieces: list[bytes] = [] if block.times is None else [block.times.tobytes()]
+    for column in block.columns:
+        if column.dtype.kind in "bS":
+            return None
+        pieces.append(column.tobytes())
+        if rest := -column.nbytes % align:
+            pieces.append(bytes(rest))
+    return b"".join(pieces)
 
 
 def plain_sizes(schema: Schema, rows: int) -> list[int] | None:

@@ -35,6 +35,8 @@ MAX_BLOCKS = 64
 """Most block times handed over by one read, so that catching up does not hold everything else."""
 UNPACED_BLOCKS = 4
 """How many block times an unpaced read hands over."""
+MIN_PAUSE_S = 0.010
+"""A paced device is looked at this often at most: each look costs the interpreter a switch of threads."""
 _TABLE_BYTES = 8 << 20
 _PRIMES = (65537, 32749, 16381, 8191, 4093, 2039, 1021, 509, 251)
 _CLOSED = "the simulated digitizer is closed"
@@ -463,7 +465,7 @@ class WaveformDriver:
         due = self._time_of(device.next + max(self._rows, device.withhold) - 1)
         if self._o.irregular:
             due += NS * self._rate.denominator // (2 * self._rate.numerator) + 1
-        return max(0.0, (max(due, device.lag_until_ns) - now) / NS)
+        return max(MIN_PAUSE_S, (max(due, device.lag_until_ns) - now) / NS)
 
     def _take(self, now: int) -> list[tuple[int, int, bool]]:
         """Rows `[first, end)` to send, and whether with other values; the lock is held."""

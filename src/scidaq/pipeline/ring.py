@@ -42,6 +42,9 @@ class RingStats:
 class Ring:
     """The newest entries of one stream. `offer` never blocks."""
 
+    LOUD = 1 << 40
+    """What the bell is told when the ring is full: more than anybody waits for."""
+
     def __init__(
         self,
         stream: str,
@@ -75,6 +78,8 @@ class Ring:
 
     def wait_for_room(self, block: Block, timeout_s: float) -> bool:
         """Give the recorder a moment to make room; whether the block fits now. For the offering thread."""
+        if self._bell is not None:
+            self._bell(self.stream, self.LOUD)
         with self._lock:
             return self._changed.wait_for(lambda: self._closed or self.fits(block), timeout_s) and self.fits(block)
 

@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from scidaq.block import Block, Bytes, Epoch, Gap, Ledger, from_buffers, pack, plain_sizes, to_buffers, unpack
+from scidaq.block import (
+    Block,
+    Bytes,
+    Epoch,
+    Gap,
+    Ledger,
+    from_buffers,
+    pack,
+    pack_plain,
+    plain_sizes,
+    to_buffers,
+    unpack,
+)
 from scidaq.errors import InvalidBlock
 from scidaq.store import wire
 from scidaq.store.files import PAGE
@@ -116,9 +128,11 @@ class JournalWriter:
         extra: dict[str, Any] = {}
         payload = b""
         if record.block is not None:
-            payload, sizes = pack(to_buffers(record.block))
-            if sizes != plain_sizes(record.block.schema, record.block.rows):
-                extra["sizes"] = sizes
+            plain = pack_plain(record.block)
+            if plain is None:
+                payload, extra["sizes"] = pack(to_buffers(record.block))
+            else:
+                payload = plain
         if record.gaps:
             extra["gaps"] = [g.as_json() for g in record.gaps]
         if record.left_out:

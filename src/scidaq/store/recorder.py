@@ -40,11 +40,14 @@ log = structlog.get_logger(__name__)
 DIRECT_BYTES = 64 << 10
 """From this many bytes a commit goes straight to the segment."""
 MOVE_ROWS = 4096
-BATCH_BYTES = 2 << 20
+BATCH_BYTES = 1 << 20
 """The most that is put into one batch."""
 RETRY_S = 0.5
 TELL_S = 10.0
 """How often the catalog is told that a segment has grown."""
+EARLY_BYTES = 64 << 20
+"""From this many bytes behind the last commit of a stream the next does not wait for its time."""
+_SLACK = 2 << 20
 _LEFT_OUT_S = 10.0
 
 
@@ -68,7 +71,7 @@ class Recorder:
         self._dir, self._files, self._clock, self._station, self._options = data_dir, files, clock, station, options
         self._projection = projection
         self._tracks: dict[str, Track] = {}
-        self._buffers = Buffers(options.write_buffers, options.write_buffer_bytes)
+        self._buffers = Buffers(options.write_buffers, options.write_buffer_bytes + _SLACK)
         self._wake = threading.Event()
         self._commit = CommitThread(files, clock, self._on_failure, self._wake.set)
         self._inbox: deque[Callable[[], None]] = deque()
@@ -141,7 +144,7 @@ class Recorder:
         """Something came into the ring of a stream; from any thread, at once."""
         self._ready.append(stream)
         self._waiting_bytes += size  # racy on purpose: it only decides how early to look
-        if self._waiting_bytes >= 4 * DIRECT_BYTES:
+        if self._waiting_bytes >= 8 * BATCH_BYTES:
             self._wake.set()
 
     def set_recording(self, active: bool, streams: Iterable[str] | None = None) -> None:
@@ -248,8 +251,10 @@ class Recorder:
                 self._active.add(stream)
                 self._guarded(track, self._pull)
         if all_of_them:
-            for stream in self._active - seen:
-                self._guarded(self._tracks[stream], self._pull)
+            for stream in self._active - seen:  # what could not be finished; the bell tells of what is new
+                track = self._tracks[stream]
+                if track.backlog or track.blocked_until_s:
+                    self._guarded(track, self._pull)
 
     def _guarded(self, track: Track, act: Callable[[Track], None]) -> None:
         """Do something for one stream; a fault in it must not end the recording of the others."""
@@ -265,7 +270,7 @@ class Recorder:
         if track.blocked_until_s and self._clock.monotonic_s() < track.blocked_until_s:
             return
         track.blocked_until_s = 0.0
-        if track.pending_bytes >= DIRECT_BYTES and not self._encode(track):
+        if track.pending_bytes >= BATCH_BYTES and not self._encode(track):
             self._stalled.add(track.stream)
             return
         track.backlog.extend(track.reader.take())
@@ -276,9 +281,12 @@ class Recorder:
                 return  # the old epoch cannot be finished yet
             backlog.popleft()
             self._accounting.take(track, entry)
-            if track.pending_bytes >= DIRECT_BYTES and not self._encode(track):
+            if track.pending_bytes >= BATCH_BYTES and not self._encode(track):
                 self._stalled.add(track.stream)
                 return
+        writer = track.writer
+        if writer is not None and writer.at - writer.committed >= EARLY_BYTES:
+            self._commit_segment(track)
 
     # ---- looking at rows ----
 
@@ -323,35 +331,38 @@ class Recorder:
             return False
         pending = track.pending
         while pending:
-            piece = self._next_piece(track)
-            gaps = self._gaps_before(track, piece.end)
-            if not writer.append(piece, gaps):
+            parts = self._next_batch(track)
+            gaps = self._gaps_before(track, parts[-1].end)
+            if not writer.append(parts, gaps):
                 self._hand_over(track)
-                pending.appendleft(piece)
+                pending.extendleft(reversed(parts))
                 track.gaps = gaps + track.gaps
                 return False
             track.lane = "segment"
-            track.pending_bytes -= piece.nbytes
+            track.pending_bytes -= sum(p.nbytes for p in parts)
             self._hand_over(track)
         track.pending_bytes = 0
         return True
 
-    def _next_piece(self, track: Track) -> Block:
-        """The next batch: blocks that follow one another joined, one that is too large cut."""
+    def _next_batch(self, track: Track) -> list[Block]:
+        """What makes up the next batch: blocks that follow one another, one that is too large cut."""
         pending = track.pending
         head = pending.popleft()
         limit = min(BATCH_BYTES, self._buffers.size // 2)
-        if head.nbytes > limit and head.rows > 1:
-            rows = max(1, int(head.rows * limit / head.nbytes))
+        size = head.nbytes
+        if size > limit and head.rows > 1:
+            rows = max(1, int(head.rows * limit / size))
             if rows < head.rows:
                 head, rest = head.split(head.first + rows)
                 pending.appendleft(rest)
-            return head
-        parts, size = [head], head.nbytes
-        while pending and size < DIRECT_BYTES and pending[0].follows(parts[-1]):
+            return [head]
+        parts = [head]
+        while pending and pending[0].follows(parts[-1]):
             size += pending[0].nbytes
+            if size > limit:
+                break
             parts.append(pending.popleft())
-        return Block.join(parts)
+        return parts
 
     @staticmethod
     def _gaps_before(track: Track, end: int) -> list[Gap]:

@@ -10,6 +10,7 @@ import mmap
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from uuid import uuid4
 import numpy as np
 import orjson
 
-from scidaq.block import Block, Bytes, Epoch, Gap, Ledger, RangeSet, buffer_count, from_buffers, padded, to_buffers
+from scidaq.block import Block, Bytes, Epoch, Gap, Ledger, RangeSet, buffer_count, from_buffers, join_buffers, padded
 from scidaq.errors import Corrupt, InvalidBlock
 from scidaq.store import wire
 from scidaq.store.files import PAGE
@@ -51,7 +52,7 @@ class Buffers:
 
     def __init__(self, count: int, size: int) -> None:
         self.size = size
-        self._free: deque[mmap.mmap] = deque(mmap.mmap(-1, size) for _ in range(count))
+        self._free: deque[mmap.mmap] = deque(_pages(size) for _ in range(count))
 
     def take(self, size: int = 0) -> mmap.mmap | None:
         """A buffer of at least `size` bytes, or None while all are in use. One above the usual size is made anew."""
@@ -66,6 +67,15 @@ class Buffers:
         """Return a buffer that nothing refers to any more."""
         if len(buffer) == self.size:
             self._free.append(buffer)
+
+
+def _pages(size: int) -> mmap.mmap:
+    """Anonymous memory, in huge pages where the system has them: the disk driver pins pages one by one."""
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 class Chunk(NamedTuple):
@@ -126,6 +136,8 @@ class SegmentWriter:
         """The schema message: what the file is created with."""
         self.at = len(self.head)
         """Where the next message begins."""
+        self.committed = self.at
+        """Where the newest commit ends."""
         self._seq = 0
         self._shape = wire.shape_of(*buffer_count(epoch.schema))
         self._buffer: mmap.mmap | None = None
@@ -143,32 +155,35 @@ class SegmentWriter:
         """Continue a segment that another writer has begun: for recovery, which seals what it finds."""
         self.id, self.at, self._crc, self._seq = uuid, at, crc, seq
 
-    def append(self, block: Block, gaps: Sequence[Gap] = ()) -> bool:
-        """Encode a block as one batch; False (and nothing done) while no buffer is free.
+    def append(self, block: Block | Sequence[Block], gaps: Sequence[Gap] = ()) -> bool:
+        """Encode a block, or several that follow one another, as one batch; False (and nothing done) while no buffer
+        is free.
 
-        A block larger than half a buffer should be cut by the caller; one that is larger all the same gets a buffer of
-        its own.
+        More than half a buffer should be cut by the caller; what is larger all the same gets a buffer of its own.
         """
-        layout = to_buffers(block)
-        facts: dict[str, Any] = {"first": block.first, "rows": block.rows, "t0": block.t0_ns}
-        if block.times is not None:
-            facts["t1"] = block.last_ns
+        blocks = (block,) if isinstance(block, Block) else block
+        head, last = blocks[0], blocks[-1]
+        nodes, pieces = join_buffers(blocks)
+        rows, last_ns = last.end - head.first, last.last_ns
+        facts: dict[str, Any] = {"first": head.first, "rows": rows, "t0": head.t0_ns}
+        if head.times is not None:
+            facts["t1"] = last_ns
         if gaps:
             facts["gaps"] = [g.as_json() for g in gaps]
-        done = self._message(block.rows, layout.nodes, layout.buffers, facts, wire.ALIGN)
+        done = self._message(rows, nodes, pieces, facts, wire.ALIGN)
         if done:
             self.totals.gap_rows += sum(g.rows or 0 for g in gaps)
-            self.totals.count(block.first, block.rows, block.t0_ns, block.last_ns)
+            self.totals.count(head.first, rows, head.t0_ns, last_ns)
             self.dirty = True
         return done
 
     def commit(self, high: int, ledger: Ledger, left_out: Sequence[tuple[int, int]], gaps: Sequence[Gap] = ()) -> bool:
         """End a commit: a batch without rows that has the book and pads to a page. False while no buffer is free."""
         facts = self._commit_facts(high, ledger, left_out, gaps)
-        if not self._message(0, [(0, 0)] * self._shape.nodes, [_NONE] * self._shape.buffers, facts, PAGE):
+        if not self._message(0, [(0, 0)] * self._shape.nodes, _NOTHING * self._shape.buffers, facts, PAGE):
             return False
         self._emit()
-        self.dirty = False
+        self.dirty, self.committed = False, self.at
         return True
 
     def seal(
@@ -184,11 +199,11 @@ class SegmentWriter:
         facts = self._commit_facts(high, ledger, left_out, gaps) | {
             "seal": {"by": by, "t_ns": t_ns} | self.totals.as_json()
         }
-        nothing = [_NONE] * self._shape.buffers
+        nothing = _NOTHING * self._shape.buffers
         if not self._message(0, [(0, 0)] * self._shape.nodes, nothing, facts, PAGE, wire.EOS):
             return False
         self._emit()
-        self.dirty = False
+        self.dirty, self.committed = False, self.at
         return True
 
     def _commit_facts(
@@ -206,34 +221,34 @@ class SegmentWriter:
         self,
         rows: int,
         nodes: Sequence[tuple[int, int]],
-        arrays: Sequence[Bytes],
+        arrays: Sequence[Sequence[Bytes]],
         facts: dict[str, Any],
         boundary: int,
         trailer: bytes = b"",
     ) -> bool:
         known = {"id": self.id, "seq": self._seq, "prev": f"{self._crc:08x}", "synced": self.synced}
         text = orjson.dumps(known | facts)
-        sizes = [len(a) for a in arrays]
+        sizes = [len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces)) for pieces in arrays]
         header, body = wire.batch_header(self._shape, rows, nodes, sizes, text, boundary, self.at, len(trailer))
         size = len(header) + body + len(trailer)
         if not self._room(size, reserve=_RESERVE if rows else 0):
             return False
-        view, at = self._view, self._fill
-        if view is None or self._buffer is None:
+        view, buffer, at = self._view, self._buffer, self._fill
+        if view is None or buffer is None:
             raise RuntimeError("no buffer after _room")
-        view[at : at + len(header)] = np.frombuffer(header, np.uint8)
         to = at + len(header)
-        for array, n in zip(arrays, sizes, strict=True):
-            view[to : to + n] = array
+        buffer[at:to] = header  # small: not by NumPy, which would let go of the interpreter
+        for pieces, n in zip(arrays, sizes, strict=True):
+            for piece in pieces:
+                view[to : to + len(piece)] = piece
+                to += len(piece)
             if rest := -n % wire.ALIGN:
-                view[to + n : to + n + rest] = 0
+                buffer[to : to + rest] = bytes(rest)
                 to += rest
-            to += n
-        message = memoryview(self._buffer)[at:to]
-        self._crc = wire.sign(message, self._shape.crc_at, self._crc)
-        message.release()
+        with memoryview(buffer)[at:to] as message:
+            self._crc = wire.sign(message, self._shape.crc_at, self._crc)
         if trailer:
-            view[to : to + len(trailer)] = np.frombuffer(trailer, np.uint8)
+            buffer[to : to + len(trailer)] = trailer
         self._fill += size
         self.at += size
         self._seq += 1
@@ -282,7 +297,7 @@ class SegmentWriter:
         self._buffer, self._view, self._fill = None, None, 0
 
 
-_NONE = np.empty(0, np.uint8)
+_NOTHING: list[list[Bytes]] = [[]]
 
 
 def segment_facts(uuid: str, epoch: Epoch, name: SegmentName, station: str, created_ns: int) -> dict[str, Any]:
