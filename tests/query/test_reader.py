@@ -15,7 +15,8 @@ from scidaq.block import NS, Block, Channel, Gap, Ledger, RangeSet, Reason, Sche
 from scidaq.catalog import Catalog
 from scidaq.errors import ForeignDirectory, RequestError, UnknownStream
 from scidaq.query import Reader
-from scidaq.store import SegmentName, catch_up, open_station, recover, system_files
+from scidaq.store import DURABLE_MAP, Mark, SegmentName, catch_up, open_station, recover, system_files
+from scidaq.store.durable import DurableMap
 from scidaq.testing import FakeClock
 from tests.store.makers import (
     MIXED,
@@ -405,3 +406,26 @@ def test_any_layout_gives_each_row_once(tmp_path_factory: pytest.TempPathFactory
 def test_seconds_before_the_newest_row(made: Made) -> None:
     made.put(SegmentName(0, 0, 0), segment_bytes(epoch_of(PLAIN), cut(PLAIN, [10])))
     assert sum(b.rows for b in made.reader().last(STREAM, seconds=NS) if isinstance(b, Block)) == 10
+
+
+def test_reading_leaves_nothing_behind(made: Made) -> None:
+    """A copy of a data directory, which has no lock file, stays as it is."""
+    simple(made)
+    (made.path / "LOCK").unlink()
+    sidecar = DurableMap(made.path / DURABLE_MAP)
+    sidecar.put(Mark(STREAM, 0, 300, 300, 250, 0, T0, ms(299), 0))
+    sidecar.close()
+    before = sorted(made.path.rglob("*"))
+    assert made.reader().streams()
+    assert made.reader().last(STREAM, seconds=1)
+    assert sorted(made.path.rglob("*")) == before
+
+
+def test_while_a_station_runs_only_what_it_calls_durable_is(made: Made) -> None:
+    simple(made)
+    sidecar = DurableMap(made.path / DURABLE_MAP)
+    sidecar.put(Mark(STREAM, 0, 300, 300, 250, 0, T0, ms(299), 0))
+    sidecar.close()
+    with FILES.lock(made.path / "LOCK"):
+        assert [s.durable_rows for s in made.reader().streams()] == [250]
+    assert [s.durable_rows for s in made.reader().streams()] == [300], "what a station that has ended left is old"

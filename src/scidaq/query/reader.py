@@ -146,6 +146,8 @@ class Reader:
         """Whether a station owns the data directory now."""
         from scidaq.errors import StationBusy
 
+        if not (self.data_dir / "LOCK").exists():
+            return False  # to lock it would make it
         try:
             self._files.lock(self.data_dir / "LOCK").close()
         except StationBusy:
