@@ -47,7 +47,7 @@ def read_station(data_dir: Path) -> StationFile:
         what = "is empty" if not _entries(data_dir) else "holds other things"
         there = f"there is no {STATION} in it, and it {what}" if data_dir.is_dir() else "it does not exist"
         raise ForeignDirectory(f"{data_dir} is no data directory of scidaq: {there}; check --data-dir") from None
-    except (ValueError, KeyError, TypeError, OSError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
         raise ForeignDirectory(
             f"{path} cannot be understood ({e}); restore it from a backup, or give another --data-dir"
         ) from e

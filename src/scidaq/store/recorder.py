@@ -128,6 +128,7 @@ class Recorder:
         if stand.journalled:
             track.oldest_journal, track.journalled_s = stand.oldest_journal, self._clock.monotonic_s()
             self._active.add(stream)
+        self._began(stand.book.epoch)  # a kill may have come before the catalog heard of it
         self._publish(track, track.durable)
 
     def adopt_journals(self, files: Iterable[tuple[int, Path]]) -> None:
@@ -339,6 +340,7 @@ class Recorder:
                 track.gaps = gaps + track.gaps
                 return False
             track.lane = "segment"
+            track.untold_gaps += gaps
             track.pending_bytes -= sum(p.nbytes for p in parts)
             self._hand_over(track)
         track.pending_bytes = 0
@@ -488,8 +490,8 @@ class Recorder:
         left_out, track.new_left_out = track.new_left_out, []
         track.left_out_s = self._clock.monotonic_s()
         seal = seal or self._full(track, writer)
-        book = (snapshot.high, snapshot.ledger(), left_out)
-        done = writer.seal(*book, gaps, "writer", self._clock.now_ns()) if seal else writer.commit(*book, gaps)
+        book, now_ns = (snapshot.high, snapshot.ledger(), left_out), self._clock.now_ns()
+        done = writer.seal(*book, gaps, "writer", now_ns) if seal else writer.commit(*book, gaps)
         if not done:
             raise RuntimeError("a commit found no room")
         self._hand_over(track)
@@ -497,7 +499,8 @@ class Recorder:
         track.in_flight += 1
         if track.moving is not None:
             track.moving.committed = True
-        facts = self._facts(track, writer, target, snapshot, seal)
+        facts = self._facts(track, writer, target, snapshot, now_ns if seal else None)
+        gaps, track.untold_gaps = track.untold_gaps + gaps, []
         end = writer.at
         self._put(
             Sync(
@@ -516,11 +519,11 @@ class Recorder:
         return writer.at >= o.segment_bytes or age >= 86_400 or (age >= o.segment_age_s and writer.at >= 1 << 20)
 
     def _facts(
-        self, track: Track, writer: SegmentWriter, target: Target, snapshot: Snapshot, sealed: bool
+        self, track: Track, writer: SegmentWriter, target: Target, snapshot: Snapshot, sealed_ns: int | None
     ) -> SegmentFacts | None:
         """What the catalog is told; None when it is not worth it this time."""
         now = self._clock.monotonic_s()
-        if not sealed and writer.synced and track.moving is None and now - track.told_s < TELL_S:
+        if sealed_ns is None and writer.synced and track.moving is None and now - track.told_s < TELL_S:
             return None
         track.told_s = now
         t = writer.totals
@@ -529,7 +532,7 @@ class Recorder:
             writer.epoch,
             writer.name,
             target.path,
-            sealed,
+            sealed_ns is not None,
             t.rows,
             t.gap_rows,
             t.first_ns,
@@ -538,7 +541,7 @@ class Recorder:
             tuple(t.ranges),
             snapshot.ledger(),
             writer.created_ns,
-            self._clock.now_ns() if sealed else None,
+            sealed_ns,
         )
 
     def _synced(

@@ -140,6 +140,7 @@ def put_epoch(conn: sa.Connection, epoch_: Epoch, began_ns: int) -> None:
                 "began_ns": began_ns,
             }
         ],
+        {"began_ns": _first_said},
     )
 
 
@@ -170,6 +171,10 @@ def forget_all(conn: sa.Connection) -> None:
 
 def _earlier(old: sa.ColumnElement[Any], new: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return sa.case((new < old, new), else_=old)
+
+
+def _first_said(old: sa.ColumnElement[Any], new: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return old
 
 
 def _known(old: sa.ColumnElement[Any], new: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:

@@ -172,6 +172,8 @@ class Track:
         self.pending_bytes = 0
         self.gaps: list[Gap] = []
         """Gap records that no commit holds yet."""
+        self.untold_gaps: list[Gap] = []
+        """Those that went into a batch of the commit that is being made."""
         self.new_left_out: list[tuple[int, int]] = []
         self.unsynced: deque[tuple[int, Block]] = deque()
         """Blocks that are not durable, to compare repeated rows with."""
@@ -286,6 +288,7 @@ class Track:
         self.pending.clear()
         self.unsynced.clear()
         self.gaps.clear()
+        self.untold_gaps.clear()
         self.pending_bytes = 0
         # What was left out is said again as a whole: saying it twice changes nothing.
         self.new_left_out = list(self.book.left_out) if self.book is not None else []
