@@ -19,7 +19,9 @@ from pathlib import Path
 
 from scidaq.errors import StationBusy
 from scidaq.store import Files, make_directory, publish
-from scidaq.store.files import PAGE
+
+PAGE = 4096
+"""What a direct write is made of."""
 
 
 class FilesContract:
