@@ -27,7 +27,7 @@ def run(names: Sequence[str], settings: Settings, say: Callable[[str], None]) ->
     before = load()
     rows = [row for name in names for row in BENCHMARKS[name](settings, say)]
     rounds = f"{settings.rounds} rounds of {settings.ingest_s:g} s, {settings.streams_s:g} s of slow streams"
-    return f"{table(rows)}\n\n{described(BASE)} {rounds}; load before the run {before:.1f}.\n"
+    return f"{table(rows)}\n\n{described(BASE)} {rounds}; load {before:.1f} before the run, {load():.1f} after it.\n"
 
 
 def with_figures(page: str, figures: str) -> str:
