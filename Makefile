@@ -1,10 +1,12 @@
 # One way in: `make` lists what there is; each target sets up what it needs.
 #
-# Variables: PYTHON (which interpreter), VENV (where it is set up), ARGS (passed on), KILLS (make crash).
+# Variables: PYTHON (which interpreter), VENV (where it is set up), ARGS (passed on), KILLS (make crash),
+# N (make powercut).
 
 PYTHON ?= python3
 VENV ?= .venv
 KILLS ?= 25
+N ?= 1000
 ARGS ?=
 
 BIN = $(VENV)/bin
@@ -47,7 +49,11 @@ bench: $(VENV)/.dev $(VENV)/.self ## the measurements
 
 .PHONY: crash
 crash: $(VENV)/.dev $(VENV)/.self ## kill -9 a recording station KILLS times, and account for every row
-	"$(BIN)/python" -m pytest -m crash --kills=$(KILLS) $(ARGS)
+	"$(BIN)/python" -m pytest tests/crash/test_kill.py --kills=$(KILLS) --timeout=0 $(ARGS)
+
+.PHONY: powercut
+powercut: $(VENV)/.dev $(VENV)/.self ## cut the power N times while recording, with any part of the unsynced bytes left
+	"$(BIN)/python" -m pytest tests/crash/test_power_cut.py --kills=$(N) --timeout=0 $(ARGS)
 
 .PHONY: lock
 lock: .venv-lock/.made ## regenerate the lock files (ARGS=--upgrade for newer versions)

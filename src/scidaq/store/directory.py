@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import orjson
 
 from scidaq.catalog import register_kind
-from scidaq.errors import ForeignDirectory, StationError
+from scidaq.errors import ForeignDirectory, StationBusy, StationError
 from scidaq.store.files import File, Files, make_directory, publish
 
 FORMAT = 1
@@ -24,6 +25,7 @@ CATALOG = "catalog.sqlite"
 NETWORK = frozenset(
     "nfs nfs4 cifs smb3 smbfs 9p afs ceph glusterfs lustre fuse.sshfs fuse.s3fs fuse.rclone ncpfs".split()
 )
+_TRIES, _PAUSE_S = 5, 0.02
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
 
@@ -67,7 +69,7 @@ def open_station(data_dir: Path, files: Files, name: str, now_ns: int, allow_net
     check_directory(data_dir, allow_network)
     try:
         make_directory(files, data_dir)
-        lock = files.lock(data_dir / LOCK)
+        lock = _lock(files, data_dir / LOCK)
     except OSError as e:
         if isinstance(e, StationError) or e.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise
@@ -84,6 +86,16 @@ def open_station(data_dir: Path, files: Files, name: str, now_ns: int, allow_net
     except BaseException:
         lock.close()
         raise
+
+
+def _lock(files: Files, path: Path) -> File:
+    """The lock of a station. A reader takes it for an instant to see whether somebody has it: so not only one try."""
+    for _ in range(_TRIES - 1):
+        try:
+            return files.lock(path)
+        except StationBusy:
+            time.sleep(_PAUSE_S)
+    return files.lock(path)
 
 
 def check_directory(data_dir: Path, allow_network: bool = False) -> None:

@@ -463,8 +463,7 @@ class Recorder:
         if seq > track.committed_seq:
             snapshot = track.book.snapshot(seq)
             track.committed_seq = seq
-            track.settle(snapshot)
-            self._publish(track, snapshot)
+            track.settle(snapshot)  # not published: no commit says so yet
             track.reader.release(seq)
 
     def _wants_journal(self, track: Track, now: float) -> bool:
