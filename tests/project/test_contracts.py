@@ -24,9 +24,7 @@ def graph(*imports: tuple[str, str]) -> ImportGraph:
         house.add_module(module)
     house.add_module("sql", is_squashed=True)
     for importer, imported in imports:
-        house.add_import(
-            importer=importer, imported=imported, line_number=7, line_contents="import it"
-        )
+        house.add_import(importer=importer, imported=imported, line_number=7, line_contents="import it")
     return house
 
 

@@ -31,18 +31,14 @@ def journey(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-def test_what_is_missing_is_skipped_by_name(
-    journey: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_is_skipped_by_name(journey: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SCIDAQ_TEST_REQUIRE", raising=False)
     result = journey.runpytest("-rs", "--kills=3")
     result.assert_outcomes(passed=1, skipped=2)
     result.stdout.fnmatch_lines(["*needs a sextant: ask a sailor*"])
 
 
-def test_what_is_missing_fails_where_all_is_required(
-    journey: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_fails_where_all_is_required(journey: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCIDAQ_TEST_REQUIRE", "all")
     result = journey.runpytest("--kills=3")
     outcomes = result.parseoutcomes()
