@@ -165,3 +165,24 @@ def test_the_same_rows_come_again_after_a_restart(tmp_path: Path) -> None:
     assert found.source_rows == list(range(150))
     assert found.total("duplicates") == 60
     assert len(list((rig.dir / "quarantine").glob("*conflict*"))) == 1
+
+
+def test_rows_that_came_again_and_nothing_else_are_in_the_book_of_their_epoch(tmp_path: Path) -> None:
+    with Rig(tmp_path / "d") as rig:
+        rig.send(0, 10)
+    files = sorted((rig.dir / "streams").rglob("*.arrows"))
+    rig.open()
+    rig.close()
+    assert sorted((rig.dir / "streams").rglob("*.arrows")) == files, "a restart without rows writes nothing"
+    rig.open()
+    rig.send(4, 3)
+    rig.close()
+    assert rig.read().total("duplicates") == 3
+    rig.open()
+    rig.send(5, 3)
+    rig.spec = replace(rig.spec, schema=OTHER)
+    rig.intake.begin(rig.spec)
+    rig.send(10, 5)
+    rig.close()
+    found = rig.read()
+    assert (found.total("duplicates"), found.total("delivered")) == (6, 21)

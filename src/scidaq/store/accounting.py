@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from scidaq.block import Block, Entry, Epoch, Gap, RangeSet
+from scidaq.block import Block, Entry, Epoch, Gap, Ledger, RangeSet
 from scidaq.store.track import Book, Policy, Track
 
 
@@ -51,7 +51,7 @@ class Accounting:
 
     def _open(self, track: Track, epoch: Epoch) -> None:
         if track.book is None or track.book.epoch.number != epoch.number:
-            track.book = Book(epoch)
+            track.book, track.said = Book(epoch), Ledger()
             track.generation, track.segment_bytes = 0, 0
             self._began(epoch)
 

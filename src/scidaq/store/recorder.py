@@ -123,6 +123,7 @@ class Recorder:
         track = self._tracks[stream] = Track(stream, _Nothing(), Policy.NEVER)
         track.book, track.generation = stand.book, stand.generation
         track.durable = stand.book.snapshot(-1)
+        track.said = track.durable.ledger()
         for record in stand.journalled:
             track.take_over(record.block, record.gaps, record.left_out)
         if stand.journalled:
@@ -709,7 +710,7 @@ class Recorder:
             return False
         if track.moving is not None and track.moving.committed:
             return False
-        something = track.pending or track.on_journal or track.gaps or track.new_left_out
+        something = track.pending or track.on_journal or track.gaps or track.new_left_out or track.unsaid
         if track.writer is None and not something:
             return True
         if self._writer(track, direct=track.pending_bytes >= DIRECT_BYTES) is None:

@@ -210,6 +210,8 @@ class Track:
         """When the catalog was last told of the segment."""
         self.conflicts = 0
         self.commits = 0
+        self.said = Ledger()
+        """The book as it was last given to the disk."""
         self.newest_commit = 0
         """The commit that the next one builds on."""
         self.confirmed = 0
@@ -247,7 +249,14 @@ class Track:
         self.committed_seq = seq
         self.commits += 1
         after, self.newest_commit = self.newest_commit, self.commits
-        return self.book.snapshot(seq)._replace(commit=self.commits, after=after)
+        snapshot = self.book.snapshot(seq)._replace(commit=self.commits, after=after)
+        self.said = snapshot.ledger()
+        return snapshot
+
+    @property
+    def unsaid(self) -> bool:
+        """Whether the book has changed since it was last written, be it only by repeated rows."""
+        return self.book is not None and self.book.snapshot(self.seq).ledger() != self.said
 
     def confirm(self, snapshot: Snapshot) -> bool:
         """A commit has been synced; whether it counts. It does not when one before it failed, in another file perhaps:
@@ -279,7 +288,7 @@ class Track:
         else:
             self.book, self.seq = None, -1
         self.committed_seq = self.seq
-        self.newest_commit = self.confirmed
+        self.newest_commit, self.said = self.confirmed, Ledger()
         # A run begins and ends where it did when the entries come again.
         self.recording = self.recorded_before
         self.due_switches = self.switches.copy()
