@@ -217,6 +217,31 @@ def test_a_sealed_segment_with_damage_inside_is_left_alone_and_read(data_dir: Pa
     assert verify(data_dir).problems
 
 
+def sealed_at_once(number: int) -> tuple[bytes, int]:
+    """A segment whose rows and seal were one write, and where the body of its last batch lies."""
+    data = segment_bytes(epoch_of(MIXED, number=number), BLOCKS, commits=())
+    last = [m for m in Segment(memoryview(data), Path(str(NAME))).batches if m.rows][-1]
+    return data, last.at + last.header
+
+
+def test_a_seal_that_survived_a_power_cut_proves_nothing_of_its_own_write(data_dir: Path) -> None:
+    data, body = sealed_at_once(0)
+    put(data_dir, NAME, data[:body] + bytes(64) + data[body + 64 :])
+    assert act(data_dir).sealed == 1
+    assert rows(data_dir, BLOCKS) == RangeSet([(0, BLOCKS[-1].first)])
+    clean(data_dir)
+
+
+def test_the_same_damage_is_told_where_a_later_segment_was_begun(data_dir: Path) -> None:
+    data, body = sealed_at_once(0)
+    put(data_dir, NAME, data[:body] + bytes(64) + data[body + 64 :])
+    put(data_dir, SegmentName(1, 0, 0), segment_bytes(epoch_of(MIXED, number=1), BLOCKS))
+    before = content(data_dir)
+    act(data_dir)
+    assert content(data_dir) == before
+    assert verify(data_dir).problems
+
+
 def test_durable_rows_behind_damage_stay_and_are_read(data_dir: Path) -> None:
     """Only a torn write is cut away: what was durable before it stays, and so does what is behind damage in it."""
     second = [m for m in WHOLE.batches if m.rows][1]

@@ -98,13 +98,15 @@ def recover(data_dir: Path, files: Files, clock: Clock, station: str, known: dic
     for stream, directory in stream_directories(data_dir):
         sealed = known.get(stream, {})
         segments: list[tuple[SegmentName, Known | Found]] = []
-        for name, path in segment_files(directory):
+        names = segment_files(directory)
+        for name, path in names:
             if (row := sealed.get(path.name)) is not None:
                 segments.append((name, row))
                 continue
             before = [s for n, s in segments if n.epoch == name.epoch]
             explained = journalled.get((stream, name.epoch), ())
-            found = _recover_segment(data_dir, files, clock, station, path, before, explained, out)
+            newest = path == names[-1][1]
+            found = _recover_segment(data_dir, files, clock, station, path, before, explained, newest, out)
             if found is not None:
                 out.found.append(found)
                 segments.append((name, found))
@@ -142,15 +144,16 @@ def _recover_segment(
     path: Path,
     before: Sequence[Known | Found],
     explained: Sequence[Gap],
+    newest: bool,
     out: Recovered,
 ) -> Found | None:
     data = files.map(path)
-    segment = _load(data, path)
+    segment = _load(data, path, newest)
     if segment.epoch is None or not segment.facts:
         log.error("a segment without a schema is put aside", path=str(path))
         _set_aside(data_dir, files, clock, path, data, "the schema is damaged", out)
         return None
-    if not segment.ended:
+    if not segment.ended or (newest and segment.torn):
         segment, data = _seal(data_dir, files, clock, station, segment, before, explained, out)
     return found_segment(segment, len(data))
 
@@ -180,10 +183,14 @@ def _last_ns(segment: Segment, message: wire.Message) -> int:
     return int(message.facts["t0"]) + (schema.span_ns(message.rows - 1) if schema and schema.rate else 0)
 
 
-def _load(data: memoryview, path: Path) -> Segment:
-    """A segment with its headers walked, and every byte checked from where it was not known to be durable."""
+def _load(data: memoryview, path: Path, newest: bool) -> Segment:
+    """A segment with its headers walked, and every byte checked from where it was not known to be durable.
+
+    A seal proves the rest only where another segment has been begun since, which waits for the seal to be durable: of
+    the newest, any part of the last commit may have survived a power cut, the seal and not what it seals.
+    """
     segment = Segment(data, path, check=False)
-    if segment.sealed:
+    if segment.sealed and not newest:
         return segment
     for message in segment.batches:
         if message.at >= segment.durable and message.crc != wire.checksum(data, message, previous_of(message)):

@@ -458,11 +458,15 @@ class Segment:
         return max((int(b.facts.get("synced", 0)) for b in self.batches), default=0)
 
     @property
+    def torn(self) -> bool:
+        """Whether there is damage that a torn write can explain."""
+        return any(d.at >= self.durable for d in self.damage)
+
+    @property
     def keep(self) -> int:
         """Bytes that recovery keeps: up to the first damage that a torn write can explain."""
-        torn = [d.at for d in self.damage if d.at >= self.durable]
         last = self.batches[-1].end if self.batches else self.head
-        return min([last, *torn])
+        return min([last, *(d.at for d in self.damage if d.at >= self.durable)])
 
     def block(self, message: wire.Message) -> Block:
         """The rows of a batch, checked against its checksum. Raises `Corrupt`."""
