@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -210,10 +210,12 @@ def _log_to_stderr(level: str) -> None:
 
     class Stderr:
         def write(self, text: str) -> None:
-            sys.stderr.write(text)
+            with suppress(OSError, ValueError):  # nobody reads it any more: recording goes on all the same
+                sys.stderr.write(text)
 
         def flush(self) -> None:
-            sys.stderr.flush()
+            with suppress(OSError, ValueError):
+                sys.stderr.flush()
 
     structlog.configure(
         processors=[

@@ -101,6 +101,8 @@ class Intake:
         self._next_epoch, self._before_high = 0, 0
         self._before: Epoch | None = None
         self._before_seen = RangeSet()
+        self._goes_on = False
+        """Whether the next epoch goes on with the same numbers, be they only those of one `arm`."""
         self._began_ns: int | None = None
         """Time of the first row of the present epoch, where it began here."""
 
@@ -108,7 +110,7 @@ class Intake:
 
     def begin(self, spec: StreamSpec) -> None:
         """The instrument has been armed: the epoch goes on when it can, else a new one begins with the next block."""
-        self._spec = spec
+        self._spec, self._goes_on = spec, False
         resume, self._resume = self._resume, None
         if resume is not None:
             self._go_on(resume, spec)
@@ -153,8 +155,9 @@ class Intake:
 
     def _start_epoch(self, block: Block, spec: StreamSpec) -> Epoch:
         """The epoch of which this block is the first, joined to the one before by a gap."""
-        before, origin, unknown = self._before, 0, before_unknown(self._before, spec.counter)
-        if spec.counter is not None:
+        before, origin, goes_on = self._before, 0, self._goes_on
+        unknown = before_unknown(before, spec.counter) and not goes_on
+        if spec.counter is not None or goes_on:
             origin = block.first
             if before is not None and not unknown:
                 # The numbering went on: what it skipped since is known, and is the beginning of the new epoch.
@@ -164,7 +167,7 @@ class Intake:
         )
         self._epoch, self._seen, self._high, self._began_ns = epoch, RangeSet(), 0, block.t0_ns
         self._duplicates = self._unseen_duplicates = 0
-        self._timeline = None
+        self._timeline, self._goes_on = None, False
         self._ring.offer(epoch)
         if before is not None:
             reason, detail = self._why or (Reason.SOURCE, "")
@@ -247,15 +250,25 @@ class Intake:
             anchor = self._clock.anchor
             if anchor.boot_id == epoch.anchor.boot_id and abs(anchor.wall(0) - epoch.anchor.wall(0)) > STEP_NS:
                 self._end_epoch(Reason.CLOCK_STEP, "")
+                self._goes_on = True
                 return True
         if block.first < epoch.origin:
             self._end_epoch(Reason.RESET, f"row {block.first} after {epoch.origin + self._high}")
             return True
         row = block.first - epoch.origin
+        if block.times is not None and row >= self._high and self._went_back(block):
+            self._end_epoch(Reason.CLOCK_STEP, "the source's time went back")
+            self._goes_on = True
+            return True
         if self._timeline is not None and row >= self._high and self._timeline.stepped(row, block.t0_ns):
             self._end_epoch(Reason.CLOCK_STEP, "the source's time left its rate")
+            self._goes_on = True
             return True
         return False
+
+    def _went_back(self, block: Block) -> bool:
+        """Whether an irregular source's time is behind its own by more than a step."""
+        return self._last_row >= 0 and self._last_ns is not None and self._last_ns - block.t0_ns > STEP_NS
 
     def _place(self, block: Block, epoch: Epoch, index: int, late: bool) -> Block:
         if block.times is None:

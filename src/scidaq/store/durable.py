@@ -62,19 +62,25 @@ class DurableMap:
         """Publish a stream's mark."""
         body = _SLOT.pack(mark.stream.encode(), *mark[1:])
         with self._lock:
-            slot = self._slots.get(mark.stream)
-            if slot is None:
-                slot = self._slots[mark.stream] = len(self._slots)
-                if _HEADER + (slot + 1) * _SIZE > len(self._map):
-                    self._grow()
+            slot = self._slots.get(mark.stream, len(self._slots))
+            if _HEADER + (slot + 1) * _SIZE > len(self._map) and not self._grow():
+                return  # no truth is lost; the next mark tries again
+            self._slots[mark.stream] = slot
             at = _HEADER + slot * _SIZE
             self._map[at : at + len(body) + 4] = body + struct.pack("<I", crc32c(body))
 
-    def _grow(self) -> None:
+    def _grow(self) -> bool:
+        """Double the slots; False when the disk has no room. Written: to touch a hole on a full disk would kill."""
         size = len(self._map)
+        try:
+            with open(self._path, "r+b") as file:
+                file.seek(size)
+                file.write(bytes(size - _HEADER))
+        except OSError:
+            return False
         self._map.close()
-        os.truncate(self._path, _HEADER + 2 * (size - _HEADER))
         self._open()
+        return True
 
     def close(self) -> None:
         """Unmap; the file stays for readers."""

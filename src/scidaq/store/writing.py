@@ -76,10 +76,9 @@ class Create:
         files.remove(temporary)
         file = files.create(temporary, direct=self.target.direct)
         self.target.file = file
-        with mmap.mmap(-1, len(self.head)) as aligned:
-            aligned[:] = self.head
-            with memoryview(aligned) as view:
-                files.append(file, [view])
+        aligned = mmap.mmap(-1, len(self.head))  # not closed by hand: a write that fails still refers to it
+        aligned[:] = self.head
+        files.append(file, [memoryview(aligned)])
         files.sync(file)
         files.rename(temporary, path)
         file.path = path
