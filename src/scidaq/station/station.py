@@ -182,11 +182,12 @@ class Station:
             door.close()
         for ring in self._rings.values():
             ring.close()
-        self._ended = self._recorder.close(CLOSE_S)
-        if not self._ended:
+        clean = self._recorder.close(CLOSE_S)
+        if not clean:
             log.error("recording could not be ended cleanly; the next start accounts for what is missing")
         elif self._recorder.abandoned:
             self._recover()  # seals what refused writes have left open
+        self._ended = clean
 
     def _open_instruments(self, stack: ExitStack) -> None:
         self._supervision = stack.enter_context(Supervision(self._clock))
@@ -199,7 +200,7 @@ class Station:
 
     def _unlock(self, lock: File) -> None:
         """Give the directory free; not where the recorder did not end: it may write until the process ends."""
-        if self._ended:
+        if self._ended or self._recorder.ended:  # nothing writes any more
             lock.close()
 
     def _note_end(self) -> None:

@@ -43,12 +43,16 @@ MOVE_ROWS = 4096
 BATCH_BYTES = 1 << 20
 """The most that is put into one batch."""
 RETRY_S = 0.5
+SET_ASIDE = 100
+"""Files of conflicting rows that one epoch may put into the quarantine."""
 TELL_S = 10.0
 """How often the catalog is told that a segment has grown."""
 EARLY_BYTES = 64 << 20
 """From this many bytes behind the last commit of a stream the next does not wait for its time."""
 _SLACK = 2 << 20
 _LEFT_OUT_S = 10.0
+REFUSALS, DRAIN_ATTEMPTS = 5, 200
+"""At the end: how often a stream may be refused, and how long it is tried all the same."""
 
 
 JournalCommit = tuple[Track, list[Record], Snapshot]
@@ -82,6 +86,7 @@ class Recorder:
         self._active: set[str] = set()
         self._for_journal: list[JournalCommit] = []
         self._moves_left = 0
+        self._undrained: set[str] = set()
         self._stalled: set[str] = set()
         """Streams that wait for a free buffer."""
         self._journal = JournalLane(data_dir, files, clock, station, options.journal_move_s, self._put, journal_number)
@@ -92,7 +97,9 @@ class Recorder:
         self._commits = 0
         self.abandoned = 0
         """Segments that were given up after a refused write; recovery seals what is intact in them."""
-        self._started = False
+        self._started = self._drained = False
+        self.ended = True
+        """Whether neither of its threads runs, so that nothing more is written."""
         self._running: dict[str | None, bool] = {None: False}
         """Whether a run is under way: for all streams, and for those that it differs for."""
 
@@ -138,7 +145,7 @@ class Recorder:
 
     def start(self) -> None:
         """Begin; `bell` may be called from now on."""
-        self._started = True
+        self._started, self.ended = True, False
         self._commit.start()
         self._thread.start()
 
@@ -166,8 +173,8 @@ class Recorder:
     def close(self, timeout_s: float | None = None) -> bool:
         """Take everything out of the rings, make it durable, move the journal, seal all segments, stop.
 
-        The caller has stopped whoever offers. False when the disk kept it from ending within `timeout_s`; what was not
-        durable by then is in a gap of reason *restart* at the next start.
+        The caller has stopped whoever offers. False when the disk refused or did not end within `timeout_s`; what was
+        not durable by then is in a gap of reason *restart* at the next start. `ended` says whether anything still runs.
         """
         if not self._started:
             self._map.close()
@@ -177,10 +184,10 @@ class Recorder:
         self._wake.set()
         self._thread.join(timeout_s)
         left = None if deadline is None else max(0.0, deadline - self._clock.monotonic_s())
-        done = not self._thread.is_alive() and self._commit.close(left)
-        if done:
+        self.ended = not self._thread.is_alive() and self._commit.close(left)
+        if self.ended:
             self._map.close()
-        return done
+        return self.ended and self._drained
 
     def stats(self) -> RecorderStats:
         """A snapshot, from any thread."""
@@ -312,7 +319,13 @@ class Recorder:
         self._projection.epoch(epoch, self._clock.now_ns())
 
     def _set_aside(self, track: Track, book: Book, block: Block) -> None:
+        """Keep repeated rows that differ, each row once; beyond a number of files they are only counted."""
+        if not book.conflicting.add(block.first, block.end):
+            return
         track.conflicts += block.rows
+        book.set_aside += 1
+        if book.set_aside > SET_ASIDE:
+            return
         if track.conflicts == block.rows:
             error = ConflictingRows(f"{track.stream} epoch {block.epoch}: rows [{block.first}, {block.end}) came again")
             log.error("rows came again with other content", stream=track.stream, error=str(error))
@@ -559,10 +572,10 @@ class Recorder:
             return
         self._publish(track, snapshot)
         track.reader.release(snapshot.seq)
+        if gaps:  # first: a segment that the catalog knows to be sealed is not looked at again
+            self._projection.gaps(gaps)
         if facts is not None:
             self._projection.segment(facts)
-        if gaps:
-            self._projection.gaps(gaps)
         self._inbox.append(partial(self._settled, track, snapshot, target, writer, end))
 
     def _settled(self, track: Track, snapshot: Snapshot, target: Target, writer: SegmentWriter, end: int) -> None:
@@ -726,26 +739,30 @@ class Recorder:
         while True:
             while self._inbox:
                 self._inbox.popleft()()
-            busy = False
+            self._undrained = set(self._tracks)
             for track in self._tracks.values():
                 track.blocked_until_s = 0.0
-                self._pull(track)
-                if not track.backlog:
-                    self._accounting.let_all_go(track)
-                if track.backlog or not self._finish(track) or track.in_flight:
-                    busy = True
-                else:
-                    self._release_settled(track)
-            if not busy:
+                self._guarded(track, self._drain_stream)
+            if not self._undrained:
                 break
-            attempts += any(t.failures > 5 for t in self._tracks.values())
-            if attempts > 200:
+            attempts += any(t.failures > REFUSALS for t in self._tracks.values())
+            if attempts > DRAIN_ATTEMPTS:
                 log.error("the disk refuses; what is not durable is left to the next start")
-                break
+                return
             self._wake.wait(0.005)
             self._wake.clear()
         self._journal.close()
         self._journal.roll(self._clock.monotonic_s(), self._tracks.values())
+        self._drained = True
+
+    def _drain_stream(self, track: Track) -> None:
+        """Bring one stream nearer to its end; it is no longer undrained when nothing of it is left."""
+        self._pull(track)
+        if not track.backlog:
+            self._accounting.let_all_go(track)
+        if not track.backlog and self._finish(track) and not track.in_flight:
+            self._release_settled(track)
+            self._undrained.discard(track.stream)
 
     # ---- failures ----
 
@@ -757,7 +774,10 @@ class Recorder:
     def _recover(self, target: Target, error: OSError) -> None:
         """Go back to what is durable and write the rest elsewhere: a new segment, a new journal file."""
         self._journal.abandon(target)
-        for track in dict.fromkeys(self._targets.pop(target, [])):
+        tracks = self._targets.pop(target, [])
+        if not tracks:
+            log.error("the disk refused", path=str(target.path), error=str(error))
+        for track in dict.fromkeys(tracks):
             if not track.failures:
                 log.error("write refused", stream=track.stream, path=str(target.path), error=str(error))
             if track.writer is not None and (target is track.target or track.writer.at != track.writer.synced):

@@ -78,6 +78,10 @@ class Book:
     recorded: RangeSet = field(default_factory=RangeSet)
     left_out: RangeSet = field(default_factory=RangeSet)
     expired: int = 0
+    conflicting: RangeSet = field(default_factory=RangeSet)
+    """Rows that came again with other content and were set aside."""
+    set_aside: int = 0
+    """Files that they went to."""
     high: int = 0
     delivered: int = 0
     duplicates: int = 0
