@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -87,12 +89,26 @@ def test_a_second_station_on_the_same_data(tmp_path: Path) -> None:
         assert station.recovered.quarantined == []
 
 
-def test_a_directory_that_may_not_be_written(
-    tmp_path: Path, requires: Callable[[str, bool, str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    requires("a user whom permissions bind", os.name == "posix" and os.geteuid() != 0, "run the tests as a plain user")
-    (tmp_path / "d").mkdir(mode=0o500)
-    refused(tmp_path / "d", StationError, "may not be written")
+@contextmanager
+def plain_user() -> Iterator[None]:
+    """As somebody whom permissions bind: root becomes nobody for the time."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_directory_that_may_not_be_written(requires: Callable[[str, bool, str], None]) -> None:
+    requires("POSIX permissions", os.name == "posix", "run the tests on Linux")
+    with tempfile.TemporaryDirectory() as where:
+        os.chmod(where, 0o755)
+        (Path(where) / "d").mkdir(mode=0o555)
+        with plain_user():
+            refused(Path(where) / "d", StationError, "may not be written")
 
 
 def test_a_read_only_file_system(tmp_path: Path, requires: Callable[[str, bool, str], None]) -> None:

@@ -105,7 +105,7 @@ def check_directory(data_dir: Path, allow_network: bool = False) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise StationError(f"{existing} is a file, so {data_dir} cannot be a directory; choose another --data-dir")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if not os.access(existing, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise StationError(f"{existing} may not be written by this user; choose another --data-dir or its owner")
     if not allow_network and (kind := file_system(existing)) in NETWORK:
         raise StationError(
