@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scidaq.block import Block, Channel, Entry, Epoch, Gap, RangeSet, Reason, Resume, StreamSpec, schema
+from scidaq.block import Block, Channel, Entry, Epoch, Gap, RangeSet, Reason, Resume, Schema, StreamSpec, schema
 from scidaq.clock import SLEW_PPM
 from scidaq.errors import InstrumentError
 from scidaq.pipeline import Door, Intake, Ring, Timeline
@@ -228,6 +228,45 @@ def test_a_step_of_the_clock_begins_an_epoch_and_a_drift_does_not() -> None:
     door.intake.accept(rows(20, 10))
     assert len(door.epochs()) == 2
     assert door.gaps()[-1].reason is Reason.CLOCK_STEP
+
+
+@pytest.mark.parametrize("source", [PLAIN, UNEVEN])
+@pytest.mark.parametrize("seconds", [3600, -3600])
+def test_a_step_of_the_clock_loses_no_row_of_a_source_without_a_counter(source: Schema, seconds: int) -> None:
+    spec = StreamSpec("wave", source, None)
+    door = Door1(spec=spec)
+    door.intake.accept(rows(0, 4, spec))
+    door.clock.step(seconds)
+    door.clock.reanchor()
+    door.intake.accept(rows(4, 4, spec, late_ns=seconds * 1000 * MS))
+    assert [(e.number, e.origin) for e in door.epochs()] == [(0, 0), (1, 4)]
+    assert door.intake.stats().delivered == 4
+    (join,) = door.gaps()
+    assert (join.epoch, join.first, join.end, join.rows, join.unknown) == (1, 0, 0, 0, False)
+    assert join.reason is Reason.CLOCK_STEP
+    assert [(b.epoch, b.first, b.end) for b in door.blocks()] == [(0, 0, 4), (1, 0, 4)]
+
+
+@pytest.mark.parametrize("counter", [None, "counter"])
+@pytest.mark.parametrize(("back_ms", "epochs"), [(3_600_000, 2), (1_100, 2), (900, 1)])
+def test_time_of_an_uneven_stream_that_goes_back_by_more_than_a_step_begins_an_epoch(
+    counter: str | None, back_ms: int, epochs: int
+) -> None:
+    spec = StreamSpec("wave", UNEVEN, counter)
+    door = Door1(spec=spec)
+    door.intake.accept(rows(0, 4, spec))
+    door.intake.accept(rows(4, 4, spec, late_ns=-back_ms * MS))
+    first, second = door.blocks()
+    assert len(door.epochs()) == epochs
+    if epochs == 1:
+        assert second.t0_ns == first.last_ns
+        assert door.gaps() == []
+        assert door.intake.stats().delivered == 8
+        return
+    assert second.t0_ns == T0 + 4 * MS - back_ms * MS
+    (join,) = door.gaps()
+    assert (join.epoch, join.rows, join.unknown, join.reason) == (1, 0, False, Reason.CLOCK_STEP)
+    assert door.intake.stats().delivered == 4
 
 
 @pytest.mark.parametrize("rate", [Fraction(1000), Fraction(1, 3), Fraction(1_000_000_007, 3), Fraction(2_000_000_000)])
