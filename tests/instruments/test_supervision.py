@@ -107,6 +107,30 @@ def test_a_bug_in_a_driver_kills_nobody():
     assert [type(e["exc_info"]) for e in bugs] == [KeyError, ZeroDivisionError]
 
 
+def test_a_log_that_fails_ends_no_instrument(monkeypatch):
+    instrument = FakeInstrument(fail={"read": [ZeroDivisionError("oops")]})
+    with supervised(instrument) as (one, sink):
+        sink.wait_for(lambda s: bool(s.blocks))
+
+        class Broken:
+            def __getattr__(self, _):
+                raise OSError("console gone")
+
+        until(lambda: one.stats().errors == 1)
+        until(lambda: one.state is State.ACQUIRING)
+        monkeypatch.setattr(one, "_log", Broken())
+        instrument.fail["read"] = [ZeroDivisionError("again")]
+        until(lambda: one.stats().reason == "OSError: console gone")
+        sessions = len(sink.specs)
+        monkeypatch.undo()
+        sink.wait_for(lambda s: len(s.specs) > sessions)
+        until(lambda: one.state is State.ACQUIRING)
+        monkeypatch.setattr(one, "_log", Broken())
+        one.request_stop()
+        assert one._done.wait(2.0)
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("verb", ["identity", "describe", "arm", "read", "get"])
 def test_a_verb_that_hangs_is_abandoned(verb):
     instrument = FakeInstrument(hang={verb: 1})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -125,4 +126,5 @@ class Supervision:
                 try:
                     supervisor.check()
                 except Exception:  # the watchdog outlives every mistake, its own included
-                    log.exception("watchdog failed", instrument=supervisor.instrument_id)
+                    with suppress(Exception):
+                        log.exception("watchdog failed", instrument=supervisor.instrument_id)

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -263,12 +264,14 @@ class Supervisor:
             self._errors += 1
             if generation.thread is not None:
                 self._left_behind.append(generation.thread)
-            self._break_off(generation, Reason.HANG, why)
-            self._enter(State.FAILED, why)
-            if self._stopping.is_set():
-                self._done.set()
-            else:
-                self._spawn()
+            try:
+                self._break_off(generation, Reason.HANG, why)
+                self._enter(State.FAILED, why)
+            finally:
+                if self._stopping.is_set():
+                    self._done.set()
+                else:
+                    self._spawn()
         if generation.serving is not None and not generation.serving.done():
             generation.serving.set_exception(InstrumentTimeout(f"{self.instrument_id}: {why}"))
         self._fail_calls()
@@ -303,13 +306,30 @@ class Supervisor:
 
     def _live(self, me: _Generation) -> None:
         try:
-            while self._may_try(me):
-                self._try_once(me)
+            while not self._live_on(me):
+                pass
+            with suppress(Exception):  # the state is set before anything is logged of it
+                self._enter(State.STOPPED, "")
         except _Abandoned:
-            return  # somebody else goes on
-        if not me.abandoned:
-            self._enter(State.STOPPED, "")
-            self._done.set()
+            pass  # somebody else goes on
+        finally:
+            if not me.abandoned:
+                self._done.set()
+
+    def _live_on(self, me: _Generation) -> bool:
+        """One attempt, when its time has come; True at the end. Only abandonment ends the thread before that."""
+        try:
+            if not self._may_try(me):
+                if me.abandoned:
+                    raise _Abandoned
+                return True
+            self._try_once(me)
+        except Exception as error:
+            # Not even telling of a failure went well. Nothing is logged here: that may be just what does not work.
+            self._attempt = max(1, self._attempt)
+            self._status = _Status(State.FAILED, self._clock.now_ns(), f"{type(error).__name__}: {error}")
+            self._fail_calls()
+        return False
 
     def _may_try(self, me: _Generation) -> bool:
         """Wait for the time of the next attempt; False when the instrument is to stop."""
