@@ -314,6 +314,37 @@ def test_contradictions_are_named(change, named):
         ScpiDriver("x", ScpiOptions(**fields), SystemClock())
 
 
+def test_every_contradiction_is_named_at_once():
+    bad = tuple(ScpiChannel(name, "Q?", unit="Voltz") for name in ("v", "w"))
+    wrong = ScpiOptions(
+        "nowhere", (ScpiStream("a", (*bad, VOLTS)), ScpiStream("b", bad[:1])), identity="(", terminator=""
+    )
+    with pytest.raises(ValueError, match="nowhere") as said:
+        ScpiDriver("x", wrong, SystemClock())
+    for place in ("address: ", "streams.a.channels.v: ", "streams.a.channels.w: ", "streams.b.channels.v: "):
+        assert place in str(said.value)
+    assert "identity: " in str(said.value)
+    assert "terminator: " in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("localhost:5999", "127.0.0.1:5999", True),
+        ("LocalHost:5999", "[::1]:5999", True),
+        ("[0:0:0:0:0:0:0:1]:5999", "localhost.:5999", True),
+        ("[::ffff:127.0.0.1]:5999", "localhost:5999", True),
+        ("Meter.lab:5999", "meter.LAB:5999", True),
+        ("[FE80::1]:5999", "[fe80:0::1]:5999", True),
+        ("localhost:5999", "localhost:5998", False),
+        ("127.0.0.2:5999", "127.0.0.1:5999", False),
+    ],
+)
+def test_one_address_has_one_resource(one, other, same):
+    drivers = [ScpiDriver("x", ScpiOptions(a, (ScpiStream("a", (VOLTS,)),)), SystemClock()) for a in (one, other)]
+    assert (drivers[0].resource == drivers[1].resource) is same
+
+
 def test_options_can_be_checked_by_pydantic():
     pydantic = pytest.importorskip("pydantic")
     channel: dict[str, object] = {"name": "v", "query": "MEAS:VOLT?", "unit": "V", "shape": [3], "block": "float32 big"}

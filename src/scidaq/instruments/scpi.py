@@ -8,6 +8,7 @@ declare one.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import threading
 from collections import Counter
@@ -48,6 +49,8 @@ MAX_ERRORS = 32
 
 SLACK_NS = 10_000_000
 """Times of two reads that overlap by less than this are put in order: their clocks were read at different moments."""
+
+_LOOPBACK = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback", "127.0.0.1", "::1")
 
 Array = npt.NDArray[Any]
 
@@ -115,19 +118,25 @@ class ScpiStream:
     """Send all queries as one message, joined by semicolons, for instruments that can take it."""
 
     def spec(self) -> StreamSpec:
-        """As it is announced. Raises `ValueError` with the place of a mistake."""
-        channels = []
+        """As it is announced. Raises `ValueError` with every mistake, each with its place."""
+        here = f"streams.{self.name}"
+        channels, problems = [], []
         for c in self.channels:
             try:
                 channels.append(c.channel())
             except (InvalidBlock, ValueError) as error:
-                raise ValueError(f"streams.{self.name}.channels.{c.name}: {error}") from error
+                problems.append(f"{here}.channels.{c.name}: {error}")
         if self.combine and any(c.block is not None for c in self.channels):
-            raise ValueError(f"streams.{self.name}.combine: a block is asked for on its own")
+            problems.append(f"{here}.combine: a block is asked for on its own")
+        if problems and not channels:
+            raise ValueError("; ".join(problems))
         try:
-            return StreamSpec(self.name, schema(channels))
+            spec = StreamSpec(self.name, schema(channels))
         except InvalidBlock as error:
-            raise ValueError(f"streams.{self.name}: {error}") from error
+            raise ValueError("; ".join([*problems, f"{here}: {error}"])) from error
+        if problems:
+            raise ValueError("; ".join(problems))
+        return spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +413,17 @@ def _wall_of_monotonic(clock: Clock) -> int:
 # ---- the driver -----------------------------------------------------------------------------------------------------
 
 
+def _one_spelling(host: str) -> str:
+    """A host's name or address as it is compared with others; no name is looked up."""
+    host = host.lower().removesuffix(".")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "localhost" if host in _LOOPBACK else host
+    address = getattr(address, "ipv4_mapped", None) or address
+    return "localhost" if str(address) in _LOOPBACK else str(address)
+
+
 class ScpiDriver:
     """Polls what the options say. Rows have no source numbers: they are counted from 0 at each arm."""
 
@@ -411,22 +431,32 @@ class ScpiDriver:
 
     def __init__(self, instrument_id: str, options: ScpiOptions, clock: Clock) -> None:
         self._id, self._o, self._clock = instrument_id, options, clock
-        self._host, self._port = parse_address(options.address)
+        problems: list[str] = []
+        try:
+            self._host, self._port = parse_address(options.address)
+        except ValueError as error:
+            problems.append(str(error))
         if not options.streams:
-            raise ValueError("streams: there is none")
-        self._polls = [_Poll(stream) for stream in options.streams]
-        names = [poll.spec.name for poll in self._polls]
-        if len(set(names)) != len(names):
-            raise ValueError("streams: two have the same name")
+            problems.append("streams: there is none")
+        self._polls: list[_Poll] = []
+        for stream in options.streams:
+            try:
+                self._polls.append(_Poll(stream))
+            except ValueError as error:
+                problems.append(str(error))
+        if len({stream.name for stream in options.streams}) != len(options.streams):
+            problems.append("streams: two have the same name")
         try:
             self._identity = re.compile(options.identity)
         except re.error as error:
-            raise ValueError(f"identity: {options.identity!r} is not a regular expression: {error}") from error
+            problems.append(f"identity: {options.identity!r} is not a regular expression: {error}")
         self._parameters = {p.name: p for p in options.parameters}
         if len(self._parameters) != len(options.parameters):
-            raise ValueError("parameters: two have the same name")
+            problems.append("parameters: two have the same name")
         if not set(options.terminator) <= {"\r", "\n"} or not options.terminator:
-            raise ValueError("terminator: is made of CR and LF")
+            problems.append("terminator: is made of CR and LF")
+        if problems:
+            raise ValueError("; ".join(problems))
         self._client: ScpiClient | None = None
         self._closed = threading.Event()
         self._opening = threading.Lock()
@@ -437,8 +467,8 @@ class ScpiDriver:
 
     @property
     def resource(self) -> str | None:
-        """`tcp://host:port`."""
-        return f"tcp://{self._host}:{self._port}"
+        """`tcp://host:port`, the same for every spelling of an address of this machine."""
+        return f"tcp://{_one_spelling(self._host)}:{self._port}"
 
     @property
     def missed_polls(self) -> int:
@@ -452,7 +482,7 @@ class ScpiDriver:
         client = self._connected()
         found = client.identify()
         if not self._identity.search(",".join((found.manufacturer, found.model, found.serial, found.firmware))):
-            raise WrongIdentity(f"at {self.resource} answers {found}, which is not {self._o.identity!r}")
+            raise WrongIdentity(f"at {self._o.address} answers {found}, which is not {self._o.identity!r}")
         return found
 
     def describe(self) -> Sequence[StreamSpec]:
@@ -465,7 +495,7 @@ class ScpiDriver:
         self._say(self._o.init)
         if self._o.check_errors and (errors := client.errors()):
             shown = "; ".join(f"{e.code} {e.message}" for e in errors)
-            raise InstrumentError(f"{self.resource} refused a command of init: {shown}")
+            raise InstrumentError(f"{self._o.address} refused a command of init: {shown}")
         for poll in self._polls:
             poll.next_row = 0
             poll.clear()
@@ -580,19 +610,19 @@ class ScpiDriver:
         if self._client is not None:
             return self._open()
         if self._closed.is_set():
-            raise InstrumentDisconnected(f"{self.resource} is closed")
+            raise InstrumentDisconnected(f"{self._o.address} is closed")
         o = self._o
         link = tcp(self._host, self._port, o.timeout_s, o.connect_timeout_s, o.terminator.encode())
         with self._opening:
             if self._closed.is_set():  # while it was being connected
                 link.close()
-                raise InstrumentDisconnected(f"{self.resource} is closed")
+                raise InstrumentDisconnected(f"{self._o.address} is closed")
             self._client = ScpiClient(link, headers=o.headers)
         return self._client
 
     def _open(self) -> ScpiClient:
         if self._client is None or self._closed.is_set():
-            raise InstrumentDisconnected(f"{self.resource} is not connected")
+            raise InstrumentDisconnected(f"{self._o.address} is not connected")
         return self._client
 
     def _say(self, commands: Sequence[str]) -> None:
