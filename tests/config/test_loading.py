@@ -147,7 +147,6 @@ def test_a_station_is_planned(loaded: Load) -> None:
         record = { wave0 = "runs", settings = "never" }
         streams = 2
         pre_trigger_s = 2
-        critical = true
         supervision = { hang_after_s = 3 }
         [instruments.b]
         driver = "waveform"
@@ -158,7 +157,7 @@ def test_a_station_is_planned(loaded: Load) -> None:
     a, b = plan.instruments
     assert [a.policy(s) for s in ("wave0", "wave1", "settings")] == ["runs", "always", "never"]
     assert b.policy("wave") == "never"
-    assert (a.driver, a.pre_trigger_s, a.critical, a.supervision.hang_after_s) == ("waveform", 2.0, True, 3.0)
+    assert (a.driver, a.pre_trigger_s, a.supervision.hang_after_s) == ("waveform", 2.0, 3.0)
     assert [s.name for s in a.make().describe()] == ["wave0", "wave1"]
 
 
@@ -218,7 +217,7 @@ faults = [{ kind = "late", every_s = 1 }]
 [instruments."Big One"]
 driver = "waveform"
 [instruments.nodriver]
-critical = "yes"
+pre_trigger_s = "yes"
 [instruments.typo]
 driver = "wavefrom"
 rate_hz = 5
@@ -278,7 +277,7 @@ config/default.toml:37: instruments.contradiction.faults: late needs backfill = 
 config/default.toml:38: instruments."Big One": 'Big One' is no id for an instrument, which is 1 to 64 characters of \
 a-z 0-9 _ -
 config/default.toml:40: instruments.nodriver: driver is missing, expected a string
-config/default.toml:41: instruments.nodriver.critical: found "yes", expected true or false
+config/default.toml:41: instruments.nodriver.pre_trigger_s: found "yes", expected a number of at least 0
 config/default.toml:43: instruments.typo.driver: there is no driver 'wavefrom'; did you mean waveform?
 config/default.toml:46: instruments.broken.driver: driver 'broken' cannot be used: ImportError: no libnidaq
 config/default.toml:47: instruments.buggy: driver 'buggy' failed at its options: KeyError: 'oops'
@@ -325,6 +324,46 @@ config/default.toml:10: instruments.dmm.streams[1].channels[0]: channel 'v': 'vo
 
 def test_a_driver_names_the_place_of_a_mistake(problems: Problems) -> None:
     assert problems(SCPI, drivers=find_drivers()) == SAID_OF_SCPI.splitlines()
+
+
+SCPI_WRONG = """
+[instruments.dmm]
+driver = "scpi"
+record = "alway"
+address = "lab:5025"
+identity = "("
+timeout_s = -1
+[[instruments.dmm.streams]]
+name = "dc"
+rate_hz = -1
+[[instruments.dmm.streams.channels]]
+name = "v"
+query = "V?"
+unit = "Voltz"
+[[instruments.dmm.streams.channels]]
+name = "w"
+query = "V?"
+unit = "Voltz"
+[[instruments.dmm.streams.channels]]
+name = "x"
+query = "V?"
+offset = 1
+scale = "one"
+"""
+
+
+def test_no_mistake_hides_another(problems: Problems) -> None:
+    said = problems(SCPI_WRONG, drivers=find_drivers())
+    places = [(int(line.split(":")[1]), line.split(": ")[1].removeprefix("instruments.dmm.")) for line in said]
+    assert places == [
+        (4, "record"),
+        (6, "identity"),
+        (7, "timeout_s"),
+        (10, "streams[0].rate_hz"),
+        (11, "streams[0].channels[0]"),
+        (15, "streams[0].channels[1]"),
+        (23, "streams[0].channels[2].scale"),
+    ], "and none that is one only since another value was left out"
 
 
 def test_a_message_of_a_driver_is_split_at_the_fields_that_it_names() -> None:

@@ -8,6 +8,7 @@ first three lie in `./config` or in what `SCIDAQ_CONFIG_PATH` names, which may a
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path as FilePath
@@ -30,7 +31,7 @@ from scidaq.config.layers import (
 )
 from scidaq.config.model import Config, Instrument, InstrumentOptions
 from scidaq.config.places import Path
-from scidaq.config.validation import check, read_text, refused
+from scidaq.config.validation import check, doubtful, read_text, refused, sound
 from scidaq.config.words import hints, near, value_words
 from scidaq.errors import ConfigError
 from scidaq.instruments import Driver, find_drivers
@@ -201,7 +202,15 @@ def _instrument(
         return None
     own = {k: v for k, v in values.items() if k not in _GENERAL}
     options = check(factory.Options, own, path, tree, problems, also=_GENERAL)
-    return None if general is None or options is None else Instrument(id_, general, options, factory)
+    if general is not None and options is not None:
+        return Instrument(id_, general, options, factory)
+    # The driver judges what is sound all the same, so that one mistake hides no other.
+    rest, left_out = (options, []) if options is not None else sound(factory.Options, own)
+    if rest is not None:
+        found: list[Problem] = []
+        deque(_resource(Instrument(id_, InstrumentOptions(name), rest, factory), path, tree, found), 0)
+        problems += [p for p in found if not any(doubtful(p, (*path, *one)) for one in left_out)]
+    return None
 
 
 def _resource(instrument: Instrument, path: Path, tree: Tree, problems: list[Problem]) -> Iterator[str]:

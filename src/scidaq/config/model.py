@@ -59,8 +59,6 @@ class InstrumentOptions:
     """When its streams are recorded; a table says so for single streams by name, the others are recorded always."""
     pre_trigger_s: Annotated[float, Ge(0)] = 0.0
     """Seconds before a run that a stream recorded in runs keeps as well, as far as its ring reaches."""
-    critical: bool = False
-    """Whether the station is unhealthy, and not just degraded, when it fails."""
     supervision: SupervisionOptions = field(default_factory=SupervisionOptions)
     """How patient the station is with it."""
 
@@ -107,7 +105,6 @@ class Config:
                 one.general.driver,
                 one.general.record,
                 one.general.pre_trigger_s,
-                one.general.critical,
                 one.general.supervision,
             )
             for one in self.instruments.values()

@@ -6,6 +6,7 @@ environment or the command line, are strings where a string is asked, and read a
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -82,6 +83,35 @@ def _real(values: Any, loc: Sequence[str | int]) -> Path:
         if part in inside:
             out, values = (*out, part), _at(values, (part,))
     return out
+
+
+def sound(kind: type[T], values: dict[str, Any]) -> tuple[T | None, list[Path]]:
+    """As a `kind`, what remains of `values` without what is wrong, and the places of that; None when it is none."""
+    values, left_out = copy.deepcopy(values), []
+    wrong = {p for p, v in walk(values) if isinstance(v, float) and not math.isfinite(v)}
+    while True:
+        left_out += sorted(wrong, key=str)
+        for place in wrong:
+            if not isinstance(place[-1], str):
+                return None, left_out  # without an element the others would have another place
+            del _at(values, place[:-1])[place[-1]]
+        options, errors = _judge(TypeAdapter(kind), values)
+        if options is not None:
+            return options, left_out
+        places = {_real(values, e["loc"]) for e in errors if e["type"] not in _MISSING}
+        wrong = {p for p in places if p and not any(q[: len(p)] == p and q != p for q in places)}
+        if not wrong:
+            return None, left_out
+
+
+def doubtful(problem: Problem, left_out: Path) -> bool:
+    """Whether a problem may be one only because what stood at a place was left out: a table that held it, or a
+    neighbour that names it."""
+    held, holder = dotted(left_out), dotted(left_out[:-1])
+    if f"{held}.".startswith((f"{problem.key}.", f"{problem.key}[")):
+        return True
+    near_it = problem.key.startswith((f"{holder}.", f"{holder}["))
+    return near_it and re.search(rf"\b{re.escape(str(left_out[-1]))}\b", problem.message) is not None
 
 
 # ---- explaining -----------------------------------------------------------------------------------------------------

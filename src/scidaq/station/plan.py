@@ -24,7 +24,6 @@ class InstrumentPlan:
     """When its streams are recorded: one policy for all, or one per stream name (`always` for those not named)."""
     pre_trigger_s: float = 0.0
     """With policy `runs`: how much of what came before a run belongs to it."""
-    critical: bool = False
     supervision: SupervisionOptions = field(default_factory=SupervisionOptions)
 
     def policy(self, stream: str) -> Policy:
