@@ -122,3 +122,9 @@ class CatalogError(StoreError):
     """The catalog cannot be opened or written; it can be rebuilt from the segments and facts."""
 
     retry = True
+
+
+class CatalogDamaged(CatalogError):
+    """The catalog's file is no sound database any more: the next start puts it aside and makes it again."""
+
+    retry = False

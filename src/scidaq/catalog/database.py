@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from scidaq.catalog.facts import Fact, FactsLog, canonical
-from scidaq.errors import CatalogError, Corrupt
+from scidaq.errors import CatalogDamaged, CatalogError, Corrupt
 
 metadata = sa.MetaData(
     naming_convention={
@@ -79,8 +79,9 @@ class Catalog:
     def open(cls, where: Path | str, *, read_only: bool = False, set_aside_damaged: bool = False) -> Self:
         """The catalog of a data directory, or the one at a database URL, upgraded to the schema of this program.
 
-        With `read_only` nothing is made or upgraded. With `set_aside_damaged` a file that is no database is moved to
-        `quarantine/` and a new one made. Raises `CatalogError` when it cannot be opened, or belongs to a newer scidaq.
+        With `read_only` nothing is made or upgraded. With `set_aside_damaged` every page is looked at, and a file that
+        is no sound database is moved to `quarantine/` and a new one made. Raises `CatalogError` when it cannot be
+        opened, or belongs to a newer scidaq.
         """
         if isinstance(where, str) and "://" in where:
             return cls._opened(_server(where), sa.make_url(where).render_as_string(), read_only)
@@ -88,17 +89,19 @@ class Catalog:
         if read_only and not path.exists():
             raise CatalogError(f"there is no catalog at {path}; the station makes it when it starts")
         try:
-            return cls._opened(_file(path, read_only), str(path), read_only)
-        except _Damaged:
+            return cls._opened(_file(path, read_only), str(path), read_only, look_at_all=set_aside_damaged)
+        except CatalogDamaged:
             if read_only or not set_aside_damaged:
                 raise
             set_aside(path.parent)
             return cls._opened(_file(path, read_only), str(path), read_only)
 
     @classmethod
-    def _opened(cls, engine: sa.Engine, place: str, read_only: bool) -> Self:
+    def _opened(cls, engine: sa.Engine, place: str, read_only: bool, look_at_all: bool = False) -> Self:
         try:
             with _explained(place):
+                if look_at_all:
+                    _look_at_all(engine, place)
                 version = _version(engine)
                 _check_version(version, place, read_only)
                 if version != REVISIONS[-1]:
@@ -225,10 +228,6 @@ def _in_log(log: FactsLog, seq: int) -> tuple[Any, ...] | None:
 # ---- opening ---------------------------------------------------------------------------------------------------------
 
 
-class _Damaged(CatalogError):
-    """The file is no database any more."""
-
-
 def set_aside(data_dir: Path) -> Path:
     """Move the catalog of a data directory, which must be closed, to `quarantine/`; where it is now.
 
@@ -291,6 +290,14 @@ def _version(engine: sa.Engine) -> str | None:
             return None
 
 
+def _look_at_all(engine: sa.Engine, place: str) -> None:
+    """Raise `CatalogDamaged` when a page of a SQLite file is unsound: a query that does not meet it would not tell."""
+    with engine.connect() as conn:
+        found = conn.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+    if found != "ok":
+        raise CatalogDamaged(f"the catalog at {place} is damaged ({found}); {_MEND}")
+
+
 def _check_version(version: str | None, place: str, read_only: bool) -> None:
     if version is not None and version not in REVISIONS:
         raise CatalogError(
@@ -323,7 +330,7 @@ def _explained(place: str) -> Iterator[None]:
     except DBAPIError as error:
         # sqlite3 raises its DatabaseError itself, not one of its heirs, for "malformed" and "not a database".
         if type(error.orig) is sqlite3.DatabaseError:
-            raise _Damaged(f"the catalog at {place} is damaged ({error.orig}); {_MEND}") from error
+            raise CatalogDamaged(f"the catalog at {place} is damaged ({error.orig}); {_MEND}") from error
         raise CatalogError(f"catalog at {place}: {error.orig}") from error
     except SQLAlchemyError as error:
         raise CatalogError(f"catalog at {place}: {error}") from error

@@ -7,18 +7,18 @@ import gc
 import sys
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import structlog
 
 from scidaq.block import StreamSpec
-from scidaq.catalog import Catalog, FactsLog, register_kind
+from scidaq.catalog import Catalog, FactsLog, register_kind, set_aside
 from scidaq.clock import STEP_NS, Clock, SystemClock
-from scidaq.errors import RequestError
+from scidaq.errors import CatalogDamaged, CatalogError, RequestError
 from scidaq.instruments import InstrumentStats, Supervision
 from scidaq.pipeline import Door, Intake, IntakeStats, Ring, RingStats
 from scidaq.station.plan import InstrumentPlan, StationPlan
@@ -28,6 +28,8 @@ from scidaq.store import (
     STOPPED,
     File,
     Files,
+    Found,
+    Known,
     Projector,
     ProjectorStats,
     Recorder,
@@ -41,6 +43,7 @@ from scidaq.store import (
     system_files,
 )
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 ARMED = register_kind("instrument.armed", "An instrument delivers: its identity and its streams, when either is new.")
@@ -101,6 +104,9 @@ class Station:
         self._stop = threading.Event()
         self._clock_steps = 0
         self._recording, self._ended = False, True
+        self._made_again = False
+        """Whether this start has put a damaged catalog aside."""
+        self._untold: tuple[Found, ...] = ()
         self.recovered = Recovered()
         """What recovery found at the start."""
 
@@ -125,9 +131,11 @@ class Station:
         stack.callback(self._unlock, lock)
         _tune()
         self._facts = stack.enter_context(FactsLog.open(data_dir / "facts", clock, files))
-        self._catalog = stack.enter_context(Catalog.open(data_dir, set_aside_damaged=True))
+        self._catalog = Catalog.open(data_dir, set_aside_damaged=True)
+        stack.callback(lambda: self._catalog.close())  # recovery may have put another in its place
         self.recovered = self._recover()
         self._projector = Projector(self._catalog, data_dir, clock)
+        self._projector.behind(self._untold)
         self._projector.start()
         stack.callback(self._projector.close)
         stack.callback(self._note_end)
@@ -142,12 +150,22 @@ class Station:
         self._open_instruments(stack)
 
     def _recover(self) -> Recovered:
-        """Bring the data directory in order and the catalog up to date."""
+        """Bring the data directory in order and the catalog up to date; one that proves damaged is made again."""
         data_dir = self.plan.data_dir
-        self._catalog.project_facts(self._facts)
-        known = known_segments(self._catalog, data_dir)
+        try:
+            known = self._known()
+        except CatalogDamaged as error:
+            self._make_catalog_again(error)
+            known = self._known()
         recovered = recover(data_dir, self._files, self._clock, self._station.uuid, known)
-        catch_up(self._catalog, recovered.found, data_dir)
+        try:
+            self._catch_up(recovered)
+        except CatalogDamaged as error:
+            self._make_catalog_again(error)
+            again = recover(data_dir, self._files, self._clock, self._station.uuid, self._known())
+            self._catch_up(again)
+            quarantined = recovered.quarantined + again.quarantined
+            recovered = replace(again, sealed=recovered.sealed + again.sealed, quarantined=quarantined)
         if recovered.sealed or recovered.quarantined:
             log.warning(
                 "the station had not been stopped cleanly",
@@ -155,6 +173,39 @@ class Station:
                 quarantined=[str(p.relative_to(data_dir)) for p in recovered.quarantined],
             )
         return recovered
+
+    def _known(self) -> dict[str, dict[str, Known]]:
+        """What recovery need not look at, once the catalog has the facts."""
+        self._ask_catalog(lambda: self._catalog.project_facts(self._facts))
+        return self._ask_catalog(lambda: known_segments(self._catalog, self.plan.data_dir)) or {}
+
+    def _catch_up(self, recovered: Recovered) -> None:
+        """Tell the catalog what recovery found; what it cannot be told now waits for the projector."""
+        self._untold = tuple(recovered.found)
+        self._ask_catalog(lambda: self._told(recovered))
+
+    def _told(self, recovered: Recovered) -> None:
+        catch_up(self._catalog, recovered.found, self.plan.data_dir)
+        self._untold = ()
+
+    def _ask_catalog(self, act: Callable[[], T]) -> T | None:
+        """Do it, or say that it cannot be done: a catalog on a full disk keeps nobody from recording.
+
+        Raises `CatalogDamaged` as long as it can be made again: once, before the projector uses it.
+        """
+        try:
+            return act()
+        except CatalogError as error:
+            if isinstance(error, CatalogDamaged) and not (self._recording or self._made_again):
+                raise
+            log.warning("the catalog cannot be used; recording goes on, and it is caught up later", error=str(error))
+            return None
+
+    def _make_catalog_again(self, error: CatalogDamaged) -> None:
+        self._made_again = True
+        self._catalog.close()
+        log.warning("the catalog is damaged and made again", error=str(error), kept=str(set_aside(self.plan.data_dir)))
+        self._catalog = Catalog.open(self.plan.data_dir)
 
     def _open_recorder(self, stack: ExitStack) -> None:
         recovered = self.recovered
@@ -208,7 +259,7 @@ class Station:
         if not (self._recording and self._ended):
             return
         self._facts.append(STOPPED, {"name": self._station.name})
-        self._catalog.project_facts(self._facts)
+        self._ask_catalog(lambda: self._catalog.project_facts(self._facts))
 
     # ---- streams ----
 

@@ -16,7 +16,7 @@ import structlog
 from scidaq.block import Epoch, Gap
 from scidaq.catalog import Catalog
 from scidaq.clock import Clock
-from scidaq.errors import CatalogError
+from scidaq.errors import CatalogDamaged, CatalogError
 from scidaq.stats import field_of
 from scidaq.store.recovery import Found, Known, epoch_of, gaps_of
 from scidaq.store.reports import SegmentFacts
@@ -46,9 +46,11 @@ class Projector:
         self._epochs: list[tuple[Epoch, int]] = []
         self._segments: dict[str, SegmentRow] = {}
         self._gaps: list[Gap] = []
+        self._behind: tuple[Found, ...] = ()
         self._something = threading.Event()
         self._stop = threading.Event()
         self._transactions = self._failures = 0
+        self._said: set[type[Exception]] = set()
         self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
 
     def start(self) -> None:
@@ -61,6 +63,12 @@ class Projector:
         self._something.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def behind(self, found: Iterable[Found]) -> None:
+        """The catalog could not be told of what recovery found: it is told before all else. To be called before use."""
+        with self._lock:
+            self._behind = tuple(found)
+        self._something.set()
 
     def epoch(self, epoch: Epoch, began_ns: int) -> None:
         """An epoch has begun."""
@@ -83,7 +91,7 @@ class Projector:
 
     def stats(self) -> ProjectorStats:
         """A snapshot."""
-        waiting = len(self._epochs) + len(self._segments) + len(self._gaps)
+        waiting = len(self._epochs) + len(self._segments) + len(self._gaps) + len(self._behind)
         return ProjectorStats(self._transactions, self._failures, waiting)
 
     def _run(self) -> None:
@@ -105,9 +113,12 @@ class Projector:
             epochs_, self._epochs = self._epochs, []
             segments_, self._segments = self._segments, {}
             gaps_, self._gaps = self._gaps, []
-        if not (epochs_ or segments_ or gaps_):
+            behind = self._behind
+        if not (epochs_ or segments_ or gaps_ or behind):
             return True
         try:
+            catch_up(self._catalog, behind, self._dir)
+            self._behind = ()
             with self._catalog.begin() as conn:
                 for epoch, began_ns in epochs_:
                     put_epoch(conn, epoch, began_ns)
@@ -115,9 +126,8 @@ class Projector:
                     put_segment(conn, row)
                 if gaps_:
                     put_gaps(conn, gaps_)
-        except CatalogError as e:
-            if not self._failures:
-                log.error("the catalog cannot be written; it will be caught up", error=str(e))
+        except Exception as e:  # whatever it is: this thread has to stay, and nothing that waits may be lost
+            self._note_failure(e)
             self._failures += 1
             with self._lock:
                 self._epochs = epochs_ + self._epochs
@@ -126,6 +136,17 @@ class Projector:
             return False
         self._transactions += 1
         return True
+
+    def _note_failure(self, error: Exception) -> None:
+        """Say it once of each kind."""
+        if type(error) in self._said:
+            return
+        self._said.add(type(error))
+        if isinstance(error, CatalogDamaged):
+            log.error("the catalog is damaged; recording goes on, and the next start makes it again", error=str(error))
+        else:
+            unforeseen = not isinstance(error, CatalogError)
+            log.error("the catalog cannot be written; it will be caught up", error=str(error), exc_info=unforeseen)
 
 
 def row_of(facts: SegmentFacts, data_dir: Path) -> SegmentRow:
@@ -178,11 +199,17 @@ def row_of_found(found: Found, data_dir: Path) -> SegmentRow:
 
 
 def known_segments(catalog: Catalog, data_dir: Path) -> dict[str, dict[str, Known]]:
-    """What the catalog says of sealed segments whose files are there in full; entries of lost files are dropped."""
+    """What the catalog says of sealed segments whose files are there in full; entries of lost files are dropped.
+
+    Raises `CatalogDamaged` when what it says cannot be understood.
+    """
     out: dict[str, dict[str, Known]] = {}
     gone: list[str] = []
     with catalog.read() as conn:
-        rows = segments(conn)
+        try:
+            rows = segments(conn)
+        except (ValueError, TypeError, LookupError) as error:
+            raise CatalogDamaged(f"the catalog says what no segment can be ({error!r}); it is made again") from error
     for row in rows:
         path = data_dir / row.path
         try:
@@ -195,10 +222,19 @@ def known_segments(catalog: Catalog, data_dir: Path) -> dict[str, dict[str, Know
             out.setdefault(row.stream, {})[path.name] = known
     if gone:
         log.warning("the catalog names segments whose files are gone", count=len(gone))
+        _forget(catalog, gone)
+    return out
+
+
+def _forget(catalog: Catalog, gone: Iterable[str]) -> None:
+    try:
         with catalog.begin() as conn:
             for uuid in gone:
                 forget_segment(conn, uuid)
-    return out
+    except CatalogDamaged:
+        raise
+    except CatalogError as error:  # a full disk, say: they are dropped at the next start
+        log.warning("the catalog cannot be written; it still names segments that are gone", error=str(error))
 
 
 def catch_up(catalog: Catalog, found: Iterable[Found], data_dir: Path) -> None:
