@@ -11,13 +11,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
+import structlog
 
 from scidaq import __version__
+from scidaq.cli import checking
 from scidaq.cli.app import app, run
+from scidaq.cli.reading import _as_json, _as_text
+from scidaq.cli.recording import _log_to_stderr
 from scidaq.cli.times import moment_ns
+from scidaq.clock import SystemClock
+from scidaq.testing import FakeInstrument
 from tests.cli.conftest import CONFIGURATION, environment, scidaq, started
 
 Captured = pytest.CaptureFixture[str]
@@ -47,6 +55,13 @@ def test_help_imports_none_of_the_heavy_libraries() -> None:
         ["read"],
         ["read", "a/b", "--format", "xml"],
         ["read", "a/b", "--last", "5", "--start", "-5s"],
+        ["read", "a/b", "--last", "-5"],
+        ["read", "a/b", "--last", "0"],
+        ["read", "a/b", "--last", "many"],
+        ["read", "a/b", "--last", "9" * 5000],
+        ["read", "a/b", "--last", "9" * 5000 + "s"],
+        ["read", "a/b", "--start", "yesterday"],
+        ["read", "a/b", "--stop", "9" * 5000],
         ["serve", "--for", "-1"],
         ["demo", "--for", "soon"],
     ],
@@ -119,9 +134,6 @@ def test_read_raw_values_of_some_channels(recorded: Path, capsys: Captured) -> N
     [
         (["read", "adc/wav"], "scidaq: no stream 'adc/wav' (did you mean 'adc/wave'?)"),
         (["read", "adc/wave", "--channels", "nope"], "nope"),
-        (["read", "adc/wave", "--start", "yesterday"], "scidaq: 'yesterday' is no time: give ISO 8601"),
-        (["read", "adc/wave", "--last", "0"], "scidaq: --last '0': give a number of rows"),
-        (["read", "adc/wave", "--last", "many"], "scidaq: --last 'many': give a number of rows"),
     ],
 )
 def test_what_cannot_be_read_is_one_message(arguments: list[str], said: str, recorded: Path, capsys: Captured) -> None:
@@ -154,6 +166,34 @@ def test_a_reader_that_has_had_enough(recorded: Path, form: str) -> None:
     done = subprocess.run(command, env=environment(), stdout=write, stderr=subprocess.PIPE, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("verb", ["streams", "verify"])
+def test_standard_output_is_closed(recorded: Path, verb: str) -> None:
+    command = f"{sys.executable} -m scidaq {verb} --data-dir {recorded} >&-"
+    done = subprocess.run(command, shell=True, env=environment(), stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_sum_that_does_not_balance_is_said_first() -> None:
+    ledger = SimpleNamespace(delivered=9, recorded=5, gaps=2, duplicates=0, left_out=0, expired=0)
+    cases = {(False, True): "NOT BALANCED", (False, False): "NOT BALANCED", (True, True): "bounded"}
+    for (balanced, bounded), word in cases.items():
+        balance = SimpleNamespace(stream="a/b", epoch=0, ledger=ledger, balanced=balanced, bounded=bounded)
+        report: Any = SimpleNamespace(
+            ok=False,
+            segments=1,
+            sealed=1,
+            journals=0,
+            facts=0,
+            rows=5,
+            bytes=9,
+            balances=[balance],
+            problems=[],
+            notes=[],
+        )
+        assert _as_text(Path("data"), report).startswith(f"{word}: a/b epoch 0: ")
+        assert json.loads(_as_json(report))["balances"][0]["balanced"] is False
 
 
 def test_verify(recorded: Path, capsys: Captured) -> None:
@@ -212,6 +252,17 @@ def test_check_tells_what_is_wrong(home: Path, capsys: Captured) -> None:
     assert instrument.startswith("WRONG instrument dmm (scpi): ")
     assert run(["check", "--config", "lab.toml", "--offline"]) == 1
     assert capsys.readouterr().out.splitlines()[2] == "ok    instrument dmm (scpi): its options are right; not asked"
+
+
+@pytest.mark.parametrize("hangs", ["close", "identity close"])
+def test_check_waits_for_no_driver_that_hangs(hangs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "CLOSE_S", 0.01)
+    clock, fake = SystemClock(), FakeInstrument(hang=dict.fromkeys(hangs.split(), 1))
+    one: Any = SimpleNamespace(id="a", options=None, factory=lambda *_: fake.driver(clock))
+    finding = checking._Asking(one, clock).answer("a", 0.05 if "identity" in hangs else 5.0, 0.05)
+    fake.release.set()
+    assert finding.fine == (hangs == "close")
+    assert fake.calls[:2] == ["identity", "close"]
 
 
 def test_every_mistake_of_the_configuration_is_told(home: Path, capsys: Captured) -> None:
@@ -279,11 +330,26 @@ def test_two_stations_do_not_share_a_directory(tmp_path: Path) -> None:
         child.terminate()
         child.communicate(timeout=30)
     assert second.returncode == 1
+    assert second.stdout == "", "it said that it records, and did not"
     assert "in use by another station" in second.stderr
     assert "Traceback" not in second.stderr
     assert asked.returncode == 0
     assert "data directory scidaq-data: in use by a running station" in asked.stdout
     assert "its options are right; a station is running, which talks to it" in asked.stdout
+
+
+def test_the_traceback_of_a_log_event_is_plain(capsys: Captured) -> None:
+    try:
+        _log_to_stderr("info")
+        try:
+            raise ZeroDivisionError("oops")
+        except ZeroDivisionError:
+            structlog.get_logger().exception("failed")
+    finally:
+        structlog.reset_defaults()
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last):\n  File" in said
+    assert said.isascii()
 
 
 def test_serve_without_instruments_says_so(tmp_path: Path) -> None:

@@ -442,6 +442,15 @@ def test_mistakes_of_the_environment_and_of_options_name_them(problems: Problems
     assert problems("[instruments.adc]\ndriver = 'waveform'", env=env, overrides=overrides) == SAID_OF_ENV.splitlines()
 
 
+def test_a_value_that_is_not_utf_8(problems: Problems) -> None:
+    overrides = [("--data-dir", ("station", "data_dir"), "data\udcff")]
+    assert problems(overrides=overrides) == ["option --data-dir: station.data_dir: is not UTF-8"]
+    env = {"SCIDAQ_INSTRUMENTS__ADC__DRIVER": "wave\udcff"}
+    assert "environment variable SCIDAQ_INSTRUMENTS__ADC__DRIVER: instruments.adc.driver: is not UTF-8" in problems(
+        env=env
+    )
+
+
 def test_what_may_stand_in_an_unreadable_file_is_not_called_missing(problems: Problems) -> None:
     found = problems({"config/default.toml": "[instruments.a]\nhost = 'x'\nport = 0", "config/local.toml": "["})
     assert len(found) == 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scidaq import __version__
-from scidaq.errors import ConfigError, ScidaqError
+from scidaq.errors import ConfigError, RequestError, ScidaqError
 
 if TYPE_CHECKING:
     from scidaq.config import Base, Config
@@ -50,6 +50,10 @@ class Format(StrEnum):
 
 def run(arguments: Sequence[str]) -> int:
     """Run one verb; the exit code. Errors are one message on standard error, with `--debug` the traceback too."""
+    if sys.stdout is None:  # it was closed before the program began
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     code = 0
     try:
         app(list(arguments))
@@ -114,8 +118,7 @@ def demo(seconds: Seconds = None, config: ConfigFiles = None, data_dir: DataDir 
 
     with Multimeter() as meter:
         loaded = _load(config, data_dir, Base("demo", configuration(meter.address)))
-        print(f"recording into {loaded.station.data_dir}; Ctrl-C ends it", flush=True)
-        stats = _record(loaded, seconds, show=True)
+        stats = _record(loaded, seconds, f"recording into {loaded.station.data_dir}; Ctrl-C ends it", show=True)
     report_end(stats, loaded.station.data_dir)
 
 
@@ -126,8 +129,8 @@ def serve(seconds: Seconds = None, config: ConfigFiles = None, data_dir: DataDir
 
     loaded = _load(config, data_dir)
     names = ", ".join(loaded.instruments) or "nothing, since no instrument is configured,"
-    print(f"recording {names} into {loaded.station.data_dir}", flush=True)
-    report_end(_record(loaded, seconds, show=False), loaded.station.data_dir)
+    stats = _record(loaded, seconds, f"recording {names} into {loaded.station.data_dir}", show=False)
+    report_end(stats, loaded.station.data_dir)
 
 
 @app.command()
@@ -181,7 +184,11 @@ def read(
         raise typer.BadParameter("an Arrow stream is no text: send it to a file or a program", param_hint="--format")
     chosen = None if channels is None else [name.strip() for name in channels.split(",")]
     try:
-        write_rows(_directory(config, data_dir), Selection(stream, start, stop, last, chosen), form.value, raw)
+        selection = Selection(stream, start, stop, last, chosen)
+    except RequestError as error:
+        raise typer.BadParameter(str(error)) from None
+    try:
+        write_rows(_directory(config, data_dir), selection, form.value, raw)
     except BrokenPipeError:
         hang_up()
 
@@ -209,8 +216,8 @@ def _directory(files: list[Path] | None, data_dir: Path | None) -> Path:
     return data_dir if data_dir is not None else _load(files, None).station.data_dir
 
 
-def _record(config: Config, seconds: float | None, *, show: bool) -> StationStats:
+def _record(config: Config, seconds: float | None, greeting: str, *, show: bool) -> StationStats:
     from scidaq.cli.recording import record
     from scidaq.clock import SystemClock
 
-    return record(config, SystemClock(), seconds, show=show)
+    return record(config, SystemClock(), seconds, greeting, show=show)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 5.0
 """How long an instrument may take to say who it is."""
+CLOSE_S = 1.0
+"""How long it may take to let go of it; then it is left behind, until the program ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class _Asking:
         self._driver = instrument.factory(instrument.id, instrument.options, clock)
         self._said: str | None = None
         self._error: Exception | None = None
+        self._answered = threading.Event()
         self._thread = threading.Thread(target=self._ask, name=f"check-{instrument.id}", daemon=True)
         self._thread.start()
 
@@ -84,16 +88,25 @@ class _Asking:
             self._said = str(self._driver.identity())
         except Exception as error:  # a third party's driver may raise anything
             self._error = error
+        self._answered.set()
+        self._close()
+
+    def _close(self) -> None:
+        with suppress(Exception):
+            self._driver.close()
 
     def answer(self, subject: str, left_s: float, timeout_s: float) -> Finding:
         """What came of it within the time that is left."""
-        self._thread.join(left_s)
-        self._driver.close()
+        if self._answered.wait(left_s):
+            self._thread.join(CLOSE_S)
+        else:  # from outside, which may end the verb; no close() holds up the others
+            closing = threading.Thread(target=self._close, name=f"{self._thread.name}-close", daemon=True)
+            closing.start()
+            closing.join(CLOSE_S)
+            return Finding(False, subject, f"does not answer within {timeout_s:g} s")
         if self._error is not None:
             known = isinstance(self._error, ScidaqError | OSError)
             return Finding(
                 False, subject, str(self._error) if known else f"{type(self._error).__name__}: {self._error}"
             )
-        if self._said is None:
-            return Finding(False, subject, f"does not answer within {timeout_s:g} s")
         return Finding(True, subject, self._said or "answers, without an identity")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ from scidaq.query import Reader
 if TYPE_CHECKING:
     from scidaq.store import Report
 
+_ROWS = re.compile("0*[1-9][0-9]{0,17}")
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -31,14 +34,21 @@ class Selection:
     last: str | None = None
     channels: Sequence[str] | None = None
 
+    def __post_init__(self) -> None:
+        """Raises `RequestError` for a time or a length that is none."""
+        if self.last is not None and length_ns(self.last) is None and not _ROWS.fullmatch(self.last):
+            shown = self.last if len(self.last) <= 40 else f"{self.last[:40]}…"
+            raise RequestError(f"--last {shown!r}: give a number of rows, as 100, or a length, as 10s")
+        for text in (self.start, self.stop):
+            if text is not None:
+                moment_ns(text, 0)
+
     def items(self, reader: Reader) -> Iterable[Block | Gap]:
-        """The rows and the gaps between them. Raises `RequestError` for a time or a length that is none."""
+        """The rows and the gaps between them."""
         if self.last is not None:
             length = length_ns(self.last)
             if length is not None:
                 return reader.last(self.stream, seconds=length / 1e9, channels=self.channels)
-            if not self.last.isdecimal() or int(self.last) == 0:
-                raise RequestError(f"--last {self.last!r}: give a number of rows, as 100, or a length, as 10s")
             return reader.last(self.stream, rows=int(self.last), channels=self.channels)
         now_ns = SystemClock().now_ns()
         start, stop = (None if text is None else moment_ns(text, now_ns) for text in (self.start, self.stop))
@@ -100,7 +110,7 @@ def _as_json(report: Report) -> str:
     balances = [
         {"stream": b.stream, "epoch": b.epoch}
         | {part: getattr(b.ledger, part) for part in parts}
-        | {"balanced": b.balanced, "bounded": b.bounded}
+        | {"balanced": b.balanced and not b.bounded, "bounded": b.bounded}
         for b in report.balances
     ]
     facts = {name: getattr(report, name) for name in ("ok", "segments", "sealed", "journals", "facts", "rows", "bytes")}
@@ -115,7 +125,7 @@ def _as_text(data_dir: Path, report: Report) -> str:
         ledger = b.ledger
         sum_ = f"{ledger.recorded} recorded + {ledger.gaps} in gaps + {ledger.duplicates} duplicates"
         sum_ += f" + {ledger.left_out} left out + {ledger.expired} expired"
-        word = "bounded" if b.bounded else "balanced" if b.balanced else "NOT BALANCED"
+        word = "NOT BALANCED" if not b.balanced else "bounded" if b.bounded else "balanced"
         lines.append(f"{word}: {b.stream} epoch {b.epoch}: {ledger.delivered} delivered = {sum_}")
     verdict = "all is well" if report.ok else f"{len(report.problems)} problems"
     lines.append(

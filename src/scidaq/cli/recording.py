@@ -60,9 +60,10 @@ def stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def record(config: Config, clock: Clock, seconds: float | None, *, show: bool) -> StationStats:
+def record(config: Config, clock: Clock, seconds: float | None, greeting: str, *, show: bool) -> StationStats:
     """Run the station until a signal comes or `seconds` have passed, and return how it ended.
 
+    `greeting` is printed once the station is open: before, nothing is recorded.
     With `show` a table that lives on a terminal, else lines every few seconds. On return everything is durable.
     """
     from scidaq.station import Station
@@ -73,9 +74,15 @@ def record(config: Config, clock: Clock, seconds: float | None, *, show: bool) -
     every_s = TABLE_S if live else LINES_S
     with stop_signals() as asked:
         with Station(config.plan(clock), clock) as station:
+            _say(greeting)
             ticks = _ticks(clock, asked, every_s, seconds)
             (_watch if live else _tell)(console, station, ticks) if show else deque(ticks, 0)
         return station.stats()
+
+
+def _say(text: str) -> None:
+    with suppress(OSError, ValueError):  # nobody listens: recording goes on all the same
+        print(text, flush=True)
 
 
 def _ticks(clock: Clock, asked: threading.Event, every_s: float, seconds: float | None) -> Iterator[None]:
@@ -222,7 +229,9 @@ def _log_to_stderr(level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S", utc=True),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(Stderr()),  # type: ignore[arg-type]

@@ -15,9 +15,11 @@ _LIMIT = 1 << 63
 
 
 def length_ns(text: str) -> int | None:
-    """`10s`, `1.5h`, `200ms` in nanoseconds; None for anything else."""
+    """`10s`, `1.5h`, `200ms` in nanoseconds; None for anything else, also for more than 292 years."""
     found = _LENGTH.fullmatch(text)
-    return round(float(found[1]) * _UNITS[found[2]]) if found else None
+    if found is None or (ns := float(found[1]) * _UNITS[found[2]]) >= _LIMIT:
+        return None
+    return round(ns)
 
 
 def moment_ns(text: str, now_ns: int) -> int:
@@ -34,8 +36,9 @@ def moment_ns(text: str, now_ns: int) -> int:
     except ValueError:
         ns = _LIMIT
     if not -_LIMIT <= ns < _LIMIT:
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
         raise RequestError(
-            f"{text!r} is no time: give ISO 8601 such as 2026-01-31T12:00:00Z, nanoseconds since 1970, or -10s"
+            f"{shown!r} is no time: give ISO 8601 such as 2026-01-31T12:00:00Z, nanoseconds since 1970, or -10s"
         )
     return ns
 

@@ -35,6 +35,10 @@ def check(
 
     `also` are keys that the table may have beside those of `kind`, for hints.
     """
+    broken = [p for p, v in walk(values) if isinstance(v, str) and not _is_unicode(v)]
+    if broken:  # from the environment or an option; as JSON, nothing around it could be judged
+        problems += [Problem(tree.origin(full), dotted(full), "is not UTF-8") for full in ((*path, *p) for p in broken)]
+        return None
     options, errors = _judge(TypeAdapter(kind), values)
     told = {_real(values, e["loc"]) for e in errors}
     endless = [p for p, v in walk(values) if isinstance(v, float) and not math.isfinite(v) and p not in told]
@@ -53,6 +57,14 @@ def _judge(adapter: TypeAdapter[T], values: dict[str, Any]) -> tuple[T | None, l
         reread = [read_text(values, _real(values, e["loc"])) for e in errors]
         if not any(reread):
             return None, errors
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_text(values: dict[str, Any], path: Path) -> bool:
@@ -87,6 +99,8 @@ def _real(values: Any, loc: Sequence[str | int]) -> Path:
 
 def sound(kind: type[T], values: dict[str, Any]) -> tuple[T | None, list[Path]]:
     """As a `kind`, what remains of `values` without what is wrong, and the places of that; None when it is none."""
+    if not all(_is_unicode(v) for _, v in walk(values) if isinstance(v, str)):
+        return None, []
     values, left_out = copy.deepcopy(values), []
     wrong = {p for p, v in walk(values) if isinstance(v, float) and not math.isfinite(v)}
     while True:
