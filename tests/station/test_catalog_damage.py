@@ -45,6 +45,7 @@ def spoil(path: Path, page: int, size: int) -> None:
         file.write(b"\xff" * size)
 
 
+@pytest.mark.slow
 def test_each_page_of_the_catalog_may_be_spoiled(once: Path) -> None:
     path = once / "catalog.sqlite"
     before, sound = dump(once), path.read_bytes()
