@@ -386,8 +386,13 @@ def test_supervision_reconnects_it_and_refuses_another(meter):
     with Supervision(clock, quick) as one_of_them:
         one = one_of_them.add("dmm", lambda: ScpiDriver("dmm", options(meter), clock), sink)
         sink.wait_for(lambda s: bool(s.blocks))
+        polls = one.stats().counts["polls"]
+        assert polls > 0
         meter.disconnect()
         sink.wait_for(lambda s: len(s.specs) == 2)
+        counts = one.stats().counts
+        assert counts["polls"] >= polls, "what the connection before has counted is lost"
+        assert {"missed_polls", "missing_values", "garbled_replies", "resyncs", "device_errors"} < set(counts)
         meter.identity = "scidaq,Multimeter,0002,1.0"
         meter.disconnect()
         sink.wait_for(lambda s: len(s.interruptions) == 2)

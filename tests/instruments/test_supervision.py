@@ -367,3 +367,27 @@ def test_a_hang_of_the_waveform_is_a_gap_and_nothing_more():
     truth = driver.truth()
     assert truth.sent == sum(b.rows for b in sink.blocks)
     assert truth.produced == truth.sent + truth.missed == sink.blocks[-1].end - sink.blocks[0].first
+
+
+def test_counts_of_a_driver_outlive_its_connection_and_its_bugs():
+    instrument = FakeInstrument(fail={"read": [InstrumentDisconnected("cable")]})
+    clock, sink = SystemClock(), ListSink()
+    bugs: list[Exception] = []
+
+    def counted():
+        if bugs:
+            raise bugs[0]
+        return {"polls": 3}
+
+    def make():
+        driver = instrument.driver(clock)
+        driver.counted = counted  # type: ignore[attr-defined]
+        return driver
+
+    one = Supervisor("fake", make, sink, clock, QUICK, random.Random(0))
+    with one:
+        sink.wait_for(lambda s: len(s.specs) == 2)
+        assert one.stats().counts == {"polls": 6}
+        bugs.append(ZeroDivisionError("oops"))
+        assert one.stats().counts == {"polls": 3}
+    assert one.stats().counts == {"polls": 3}

@@ -6,6 +6,7 @@ Knows neither rings nor disks nor the web: rows leave through a `Sink`.
 from scidaq.instruments.driver import (
     Driver,
     DriverFactory,
+    HasCounts,
     HasParameters,
     HasSafeState,
     Identity,
@@ -37,6 +38,7 @@ __all__ = [
     "DriverFactory",
     "Drivers",
     "Fault",
+    "HasCounts",
     "HasParameters",
     "HasSafeState",
     "HostDriver",

@@ -3,13 +3,14 @@
 Six verbs, called in this order by supervision, from one thread: `identity` (connects), `describe`, `arm`, `read` again
 and again, `disarm`, `close`. An instance is one connection: after `close` it is thrown away, a reconnect makes a new
 one. Only `close` may come from another thread, at any time. What an instrument can do beyond that is said by its type:
-`HasParameters`, `HasSafeState`. How to write one: `docs/instruments.md`; `scidaq.testing.DriverContract` checks it.
+`HasParameters`, `HasSafeState`, `HasCounts`. How to write one: `docs/instruments.md`; `scidaq.testing.DriverContract`
+checks it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -159,6 +160,14 @@ class HasSafeState(Protocol):
 
     def safe(self) -> None:
         """Bring it to a state that it may stay in; called before acquisition ends."""
+
+
+@runtime_checkable
+class HasCounts(Protocol):
+    """An instrument whose driver counts what happens, for the statistics."""
+
+    def counted(self) -> Mapping[str, int]:
+        """Counts of this connection by name, which only grow. Called from any thread; returns at once."""
 
 
 def parameter_named(driver: HasParameters, name: str) -> Parameter:

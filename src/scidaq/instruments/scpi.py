@@ -12,7 +12,7 @@ import ipaddress
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -603,6 +603,19 @@ class ScpiDriver:
         except KeyError:
             known = ", ".join(self._parameters) or "none"
             raise ParameterError(f"no parameter {name!r}; there are {known}") from None
+
+    def counted(self) -> Mapping[str, int]:
+        """What happened on this connection, with all entries of the error queue together."""
+        c = self.counts
+        return {
+            "polls": c.polls,
+            "missed_polls": self.missed_polls,
+            "missing_values": c.missing,
+            "reply_timeouts": c.timeouts,
+            "garbled_replies": c.garbled,
+            "resyncs": c.resyncs,
+            "device_errors": sum(tuple(c.device_errors.values())),
+        }
 
     # ---- inside ----
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar, Protocol
@@ -110,3 +110,6 @@ class InstrumentStats:
     last_row_ns: int = field_of("ns", "UTC time at which rows last arrived; 0 before the first.")
     row_age_s: float | None = field_of("s", "Time since rows last arrived, while it is armed.")
     overdue_after_s: float | None = field_of("s", "Age of rows from which it counts as degraded, while it is armed.")
+    counts: Mapping[str, int] = field_of(
+        "1", "What its driver counts, by name, over all connections; empty if nothing."
+    )

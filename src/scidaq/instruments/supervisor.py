@@ -28,7 +28,16 @@ from scidaq.errors import (
     ParameterError,
     WrongIdentity,
 )
-from scidaq.instruments.driver import Driver, HasParameters, HasSafeState, Identity, Parameter, Value, set_parameter
+from scidaq.instruments.driver import (
+    Driver,
+    HasCounts,
+    HasParameters,
+    HasSafeState,
+    Identity,
+    Parameter,
+    Value,
+    set_parameter,
+)
 from scidaq.instruments.state import SETTINGS, InstrumentStats, Sink, State, SupervisionOptions
 
 log = structlog.get_logger(__name__)
@@ -108,6 +117,8 @@ class Supervisor:
         self._sessions = 0
         self._armed_s = self._last_rows_s = 0.0
         self._usual_s = 0.0
+        self._counting: tuple[Driver | None, dict[str, int]] = (None, {})
+        """The driver that counts, and what those before it have counted; replaced as a whole."""
         self._settings_row: int | None = None
         self._blocks = self._rows = self._reads = self._last_row_ns = 0
         self._timeouts = self._errors = self._hangs = self._refused = 0
@@ -151,7 +162,18 @@ class Supervisor:
             last_row_ns=self._last_row_ns,
             row_age_s=self._clock.monotonic_s() - self._last_rows_s if armed else None,
             overdue_after_s=self._overdue_s() if armed else None,
+            counts=self._counts(),
         )
+
+    def _counts(self) -> dict[str, int]:
+        driver, before = self._counting
+        if not isinstance(driver, HasCounts):
+            return before
+        try:
+            counted = driver.counted()
+            return before | {name: before.get(name, 0) + count for name, count in counted.items()}
+        except Exception:  # a bug of the driver must not take the statistics of all others with it
+            return before
 
     def call(self, act: Callable[[Driver], T], timeout_s: float = 10.0) -> T:
         """Let the instrument's own thread do something with its driver between two reads, and wait for the result.
@@ -260,6 +282,7 @@ class Supervisor:
             if deadline_s is not None and generation.deadline_s != deadline_s:
                 return False  # it returned in this very moment
             generation.abandoned = True
+            self._counting = (None, self._counts())
             self._hangs += 1
             self._errors += 1
             if generation.thread is not None:
@@ -360,6 +383,7 @@ class Supervisor:
     def _session(self, me: _Generation) -> None:
         o = self.options
         driver = me.driver = self._make()
+        self._counting = (driver, self._counts())
         identity = self._do(me, "identity", driver.identity)
         if self._identity is not None and not identity.same_device(self._identity):
             raise WrongIdentity(f"{identity} answers where {self._identity} was; put it back, or configure the new one")
@@ -462,6 +486,7 @@ class Supervisor:
                 self._do(me, "close", driver.close)
             except Exception:
                 self._log.exception("driver failed to close")
+            self._counting = (None, self._counts())
             me.driver = None
         if not me.abandoned:
             self._fail_calls()
