@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import pytest
 from scidaq.clock import SystemClock
 from scidaq.errors import ForeignDirectory, StationBusy, StationError
 from scidaq.station import Station
+from scidaq.testing.crashing import WatchedFiles
 from tests.station.plans import plan, tree, wait_for, waveform
 
 
@@ -120,3 +122,17 @@ def test_a_read_only_file_system(tmp_path: Path, requires: Callable[[str, bool, 
         Station(plan(read_only / "scidaq")),
     ):
         pass
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    def full(verb: str, kind: str, n: int, path: Path) -> None:
+        if verb == "append":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(StationError, match="no space left where .* lies; free some"),
+        Station(plan(tmp_path / "d"), files=WatchedFiles(full)),
+    ):
+        pass
+    with Station(plan(tmp_path / "d")) as station:  # and when there is room again
+        assert station.recovered.quarantined == []

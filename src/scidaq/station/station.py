@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import sys
 import threading
@@ -18,7 +19,7 @@ import structlog
 from scidaq.block import StreamSpec
 from scidaq.catalog import Catalog, FactsLog, register_kind, set_aside
 from scidaq.clock import STEP_NS, Clock, SystemClock
-from scidaq.errors import CatalogDamaged, CatalogError, RequestError
+from scidaq.errors import CatalogDamaged, CatalogError, RequestError, StationError
 from scidaq.instruments import InstrumentStats, Supervision
 from scidaq.pipeline import Door, Intake, IntakeStats, Ring, RingStats
 from scidaq.station.plan import InstrumentPlan, StationPlan
@@ -114,7 +115,13 @@ class Station:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._open(stack)
+            try:
+                self._open(stack)
+            except OSError as e:
+                if e.errno != errno.ENOSPC:
+                    raise
+                where = self.plan.data_dir
+                raise StationError(f"there is no space left where {where} lies; free some, or choose another") from e
             self._stack = stack.pop_all()
         return self
 
