@@ -130,7 +130,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with (
-        pytest.raises(StationError, match="no space left where .* lies; free some"),
+        pytest.raises(StationError, match=r"no space left where .* lies; free some"),
         Station(plan(tmp_path / "d"), files=WatchedFiles(full)),
     ):
         pass
