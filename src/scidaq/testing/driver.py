@@ -19,7 +19,7 @@ from pathlib import Path
 
 from scidaq.block import Block, StreamSpec
 from scidaq.errors import InstrumentError, ParameterError
-from scidaq.instruments import Driver, HasParameters, HasSafeState, set_parameter
+from scidaq.instruments import Driver, HasCounts, HasParameters, HasSafeState, set_parameter
 
 Make = Callable[[], Driver]
 
@@ -159,6 +159,16 @@ class DriverContract:
             if isinstance(one, HasSafeState):
                 one.safe()
                 one.safe()
+
+    def test_its_counts_only_grow(self, driver: Make) -> None:
+        with _armed(driver) as (one, specs):
+            if not isinstance(one, HasCounts):
+                return
+            before = dict(one.counted())
+            self._some(one, specs, 1)
+            after = one.counted()
+            assert before.keys() <= after.keys()
+            assert all(0 <= count <= after[name] for name, count in before.items())
 
     # ---- inside ----
 
