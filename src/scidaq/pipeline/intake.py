@@ -54,7 +54,7 @@ class Timeline:
         rows = row - self._rows[i]
         return self._times[i] + (self._span(rows) if rows >= 0 else -self._span(-rows))
 
-    def measure(self, row: int, end: int, t_ns: int) -> int:
+    def measure(self, row: int, t_ns: int) -> int:
         """Take the driver's estimate for the first row of a new block into account; the time to record for it.
 
         Estimates from arrival are late by chance, never early: the least error of ten seconds counts. The result
@@ -274,7 +274,7 @@ class Intake:
         if block.times is None:
             if self._timeline is None:
                 self._timeline = Timeline(epoch, index, block.t0_ns)
-            t0 = self._timeline.at(index) if late else self._timeline.measure(index, index + block.rows, block.t0_ns)
+            t0 = self._timeline.at(index) if late else self._timeline.measure(index, block.t0_ns)
             return block.placed(self.stream, epoch.number, index, t0)
         if not late and self._last_ns is not None and self._last_row >= 0 and block.t0_ns < self._last_ns:
             block = replace(block, times=np.maximum(block.times, self._last_ns))

@@ -282,11 +282,6 @@ class SegmentWriter:
             self.chunks.append(Chunk(self._buffer, self._fill))
         self._buffer, self._view, self._fill = None, None, 0
 
-    def flush_full(self, threshold: int) -> None:
-        """Hand over the whole pages of the current buffer when it holds at least `threshold` bytes."""
-        if self._buffer is not None and self._fill >= threshold:
-            self._room(len(self._buffer), 0)
-
     def abandon(self) -> None:
         """Give all buffers back; the segment will not be continued."""
         for chunk in self.chunks:
