@@ -74,6 +74,8 @@ class Rig:
         self.options = Options(**({"sync_interval_ms": 10, "journal_move_s": 0.05, "segment_bytes": 1 << 16} | options))
         self.clock = clock or WallClock(EPOCH_NS)
         self.before: Callable[[str, str, int, Path], None] | None = None
+        self.disk: Files | None = None
+        """What it writes to, where not the plain file system."""
         self.spec = StreamSpec("wave", PLAIN, "counter-0", backfill=True)
         self._dead = False
         self.is_open = False
@@ -89,7 +91,7 @@ class Rig:
     def open(self, announce: bool = True) -> Rig:
         """Start, with recovery."""
         self._dead = False
-        files: Files = WatchedFiles(self._enter)
+        files: Files = WatchedFiles(self._enter, self.disk)
         me, self._lock = open_station(self.dir, files, "rig", self.clock.now_ns(), False)
         found = self.recovered = recover(self.dir, files, self.clock, me.uuid, {})
         number = max((n for n, _ in found.journals), default=-1) + 1

@@ -21,7 +21,7 @@ from scidaq.store import Buffer, File, Files, system_files
 
 _PAGE = 4096
 _FOLDERS = {"streams": "segment", "journal": "journal", "facts": "facts", "quarantine": "quarantine"}
-VERBS = ("create", "reopen", "append", "sync", "cut", "rename", "remove", "sync_dir", "map")
+VERBS = ("create", "reopen", "append", "sync", "cut", "rename", "remove", "sync_dir", "lock", "free_space", "map")
 """What can be crashed at or refused."""
 
 
@@ -141,10 +141,16 @@ class WatchedFiles:
         self._leave("sync_dir", path)
 
     def lock(self, path: Path) -> File:
-        return self._files.lock(path)
+        self._enter("lock", path)
+        out = self._files.lock(path)
+        self._leave("lock", path)
+        return out
 
     def free_space(self, path: Path) -> int:
-        return self._files.free_space(path)
+        self._enter("free_space", path)
+        out = self._files.free_space(path)
+        self._leave("free_space", path)
+        return out
 
     def map(self, path: Path) -> memoryview:
         self._enter("map", path)
