@@ -210,6 +210,11 @@ class Hold:
         """Why the ring will be full if it is: the disk, or that recording is too slow; from any thread."""
         self._why_full = reason
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that have not been released; a glance, without the lock."""
+        return self._ring._held
+
     def rewind(self) -> None:
         """Take again from the first entry that is not released."""
         with self._ring._lock:

@@ -36,6 +36,7 @@ from scidaq.store import (
     Recorder,
     RecorderStats,
     Recovered,
+    Space,
     Stand,
     catch_up,
     known_segments,
@@ -137,6 +138,8 @@ class Station:
         )
         stack.callback(self._unlock, lock)
         _tune()
+        self._space = Space(data_dir, files, plan.storage)
+        self._space.prepare()
         self._facts = stack.enter_context(FactsLog.open(data_dir / "facts", clock, files))
         self._catalog = Catalog.open(data_dir, set_aside_damaged=True)
         stack.callback(lambda: self._catalog.close())  # recovery may have put another in its place
@@ -225,6 +228,7 @@ class Station:
             self.plan.storage,
             self._projector,
             next_journal,
+            self._space,
         )
         for stream, stand in recovered.stands.items():
             self._recorder.resume(stream, stand)

@@ -26,6 +26,7 @@ from scidaq.store.recorder import Recorder
 from scidaq.store.recovery import Found, Known, Recovered, found_segment, recover
 from scidaq.store.reports import Projection, RecorderStats, SegmentFacts, StreamStats
 from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter, decode, scan, whole_segment
+from scidaq.store.space import BALLAST, Space, SpaceStats
 from scidaq.store.track import Policy, Stand
 from scidaq.store.verifying import Balance, Problem, Report, verify
 from scidaq.store.writing import WritingStats
@@ -47,6 +48,7 @@ _OF_THE_CATALOG = {  # these need SQLAlchemy, which takes half a second to impor
 }
 
 __all__ = [
+    "BALLAST",
     "CATALOG",
     "DURABLE_MAP",
     "STARTED",
@@ -78,6 +80,8 @@ __all__ = [
     "SegmentName",
     "SegmentRow",
     "SegmentWriter",
+    "Space",
+    "SpaceStats",
     "Stand",
     "StationFile",
     "StreamStats",

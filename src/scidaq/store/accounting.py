@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from scidaq.block import Block, Entry, Epoch, Gap, Ledger, RangeSet
+from scidaq.block import Block, Entry, Epoch, Gap, Ledger, RangeSet, Reason
 from scidaq.store.track import Book, Policy, Track
 
 
@@ -38,7 +38,7 @@ class Accounting:
         elif isinstance(item, Gap) and not track.held:
             self._note_gap(track, item, entry)
         elif isinstance(item, Block) and track.recording:
-            self._record(track, item, entry)
+            (self._give_up if track.gave_up else self._record)(track, item, entry)
         elif track.held or (track.policy is Policy.RUNS and track.pre_trigger_ns):
             self._hold(track, entry)
         else:
@@ -59,9 +59,7 @@ class Accounting:
         book = track.book
         if book is None:
             return
-        fresh = book.recorded.missing(block.first, block.end)
-        if book.left_out and fresh:
-            fresh = [piece for a, b in fresh for piece in book.left_out.missing(a, b)]
+        fresh = book.fresh(block)
         if fresh != [(block.first, block.end)]:
             self._repeated(track, book, block, fresh)
         for first, end in fresh:
@@ -76,6 +74,20 @@ class Accounting:
             book.high = block.end
         if block.end - 1 > book.last_row:
             book.last_row, book.last_ns = block.end - 1, block.last_ns
+        self._door(book, entry)
+
+    def _give_up(self, track: Track, block: Block, entry: Entry) -> None:
+        """There is no room for these rows on the disk and the station ends: they become a gap."""
+        book = track.book
+        if book is None:
+            return
+        book.duplicates += block.rows - sum(b - a for a, b in book.fresh(block))
+        if block.end > book.high:
+            first, since_ns = max(block.first, book.high), book.last_ns if book.last_row >= 0 else None
+            if track.gaps and track.gaps[-1].end == first and track.gaps[-1].reason is Reason.DISK:
+                first, since_ns = track.gaps[-1].first, track.gaps.pop().start_ns
+            track.gaps.append(Gap(track.stream, book.epoch.number, first, block.end, Reason.DISK, since_ns))
+            book.high = block.end
         self._door(book, entry)
 
     def _repeated(self, track: Track, book: Book, block: Block, fresh: list[tuple[int, int]]) -> None:
@@ -135,8 +147,7 @@ class Accounting:
         block, book = entry.item, track.book
         if not isinstance(block, Block) or book is None:
             return
-        fresh = book.recorded.missing(block.first, block.end)
-        fresh = [piece for a, b in fresh for piece in book.left_out.missing(a, b)]
+        fresh = book.fresh(block)
         book.duplicates += block.rows - sum(b - a for a, b in fresh)
         for first, end in fresh:
             track.mark(entry.seq, book.left_out, first, end)

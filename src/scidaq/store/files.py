@@ -61,6 +61,9 @@ class Files(Protocol):
     def append(self, file: File, pieces: Sequence[Buffer]) -> None:
         """Write all pieces behind one another at the end; on return they are in the operating system, not durable."""
 
+    def reserve(self, file: File, size: int) -> None:
+        """Make a file `size` bytes long that really occupies them; what stands in them is anything."""
+
     def sync(self, file: File) -> None:
         """Make what was appended durable. When it raises, nothing appended since the last sync may be trusted."""
 
@@ -105,6 +108,10 @@ class PortableFiles:
                 written = os.write(file.fd, view)
                 file.size += written
                 view = view[written:]
+
+    def reserve(self, file: File, size: int) -> None:
+        while file.size < size:
+            self.append(file, [bytes(min(size - file.size, 1 << 20))])
 
     def sync(self, file: File) -> None:
         os.fsync(file.fd)
@@ -198,6 +205,10 @@ class PosixFiles(PortableFiles):
                 written -= len(views.pop(0))
             if views and written:
                 views[0] = views[0][written:]
+
+    def reserve(self, file: File, size: int) -> None:
+        os.posix_fallocate(file.fd, 0, size)
+        file.size = max(file.size, size)
 
     def sync(self, file: File) -> None:
         os.fdatasync(file.fd)

@@ -28,5 +28,10 @@ class Options:
     """How many buffers encoded data may wait in for the disk."""
     write_buffer_bytes: Annotated[int, Ge(1 << 20)] = 4 << 20
     """Size of each."""
+    low_space_bytes: Annotated[int, Ge(0)] = 256 << 20
+    """Free space below which rows are not written: they wait, then become gaps, until there is room (at most 1/8 of the
+    file system)."""
+    ballast_bytes: Annotated[int, Ge(0)] = 32 << 20
+    """Size of a file that is removed when there is no other room to close cleanly (at most 1/16 of the file system)."""
     allow_network_filesystem: bool = False
     """Whether the data directory may lie on a network file system, whose syncs promise less."""

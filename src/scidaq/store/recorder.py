@@ -10,6 +10,7 @@ one commit of the journal, and from there to their segments later, in larger pie
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,44 +20,34 @@ from pathlib import Path
 
 import structlog
 
-from scidaq.block import Block, Entry, Epoch, Gap, Ledger, Reason
+from scidaq.block import Block, Entry, Epoch, Ledger, Reason
 from scidaq.clock import Clock
 from scidaq.errors import ConflictingRows, Corrupt
 from scidaq.store.accounting import Accounting
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import DurableMap, Mark
-from scidaq.store.files import Files, make_directory, publish
-from scidaq.store.journal import JournalWriter, Record
+from scidaq.store.files import Files, publish
 from scidaq.store.journal_lane import JournalLane
 from scidaq.store.options import Options
 from scidaq.store.reading import rows_on_disk
-from scidaq.store.reports import Projection, RecorderStats, SegmentFacts, StreamStats
-from scidaq.store.segment import Buffers, SegmentName, SegmentWriter, whole_segment
-from scidaq.store.track import Book, Moving, Policy, Reader, Snapshot, Stand, Track
-from scidaq.store.writing import Append, Call, CommitThread, Create, Job, Sync, Target, Write
+from scidaq.store.reports import Projection, RecorderStats, StreamStats
+from scidaq.store.segment import whole_segment
+from scidaq.store.segment_lane import BATCH_BYTES, DIRECT_BYTES, EARLY_BYTES, SegmentLane
+from scidaq.store.space import BALLAST, Space
+from scidaq.store.track import Book, Policy, Reader, Snapshot, Stand, Track
+from scidaq.store.writing import Call, CommitThread, Target
 
 log = structlog.get_logger(__name__)
 
-DIRECT_BYTES = 64 << 10
-"""From this many bytes a commit goes straight to the segment."""
-MOVE_ROWS = 4096
-BATCH_BYTES = 1 << 20
-"""The most that is put into one batch."""
 RETRY_S = 0.5
 SET_ASIDE = 100
 """Files of conflicting rows that one epoch may put into the quarantine."""
-TELL_S = 10.0
-"""How often the catalog is told that a segment has grown."""
-EARLY_BYTES = 64 << 20
-"""From this many bytes behind the last commit of a stream the next does not wait for its time."""
-_SLACK = 2 << 20
 _LEFT_OUT_S = 10.0
 REFUSALS, DRAIN_ATTEMPTS = 5, 200
+FULL = {errno.ENOSPC, errno.EDQUOT}
+CLOSING_BYTES = 64 << 10
+"""Room that ending one stream takes at most: a new segment with its commit and its seal."""
 """At the end: how often a stream may be refused, and how long it is tried all the same."""
-
-
-JournalCommit = tuple[Track, list[Record], Snapshot]
-"""What one stream puts into a commit of the journal, and what is then durable of it."""
 
 
 class Recorder:
@@ -71,11 +62,11 @@ class Recorder:
         options: Options,
         projection: Projection,
         journal_number: int = 0,
+        space: Space | None = None,
     ) -> None:
         self._dir, self._files, self._clock, self._station, self._options = data_dir, files, clock, station, options
         self._projection = projection
         self._tracks: dict[str, Track] = {}
-        self._buffers = Buffers(options.write_buffers, options.write_buffer_bytes + _SLACK)
         self._wake = threading.Event()
         self._commit = CommitThread(files, clock, self._on_failure, self._wake.set)
         self._inbox: deque[Callable[[], None]] = deque()
@@ -84,19 +75,17 @@ class Recorder:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder-encode", daemon=True)
         self._active: set[str] = set()
-        self._for_journal: list[JournalCommit] = []
         self._moves_left = 0
         self._undrained: set[str] = set()
         self._stalled: set[str] = set()
         """Streams that wait for a free buffer."""
-        self._journal = JournalLane(data_dir, files, clock, station, options.journal_move_s, self._put, journal_number)
-        self._targets: dict[Target, list[Track]] = {}
+        lane = (projection, self._commit.put, self._settle, self._publish)
+        self._segments = SegmentLane(data_dir, files, clock, station, options, *lane)
+        self._journal = JournalLane(data_dir, files, clock, station, options.journal_move_s, journal_number, *lane)
+        self._space = space or Space(data_dir, files, options)
         self._map = DurableMap(data_dir / DURABLE_MAP)
         self._accounting = Accounting(self._began, self._on_disk, self._set_aside)
         self._interval_s = options.sync_interval_ms / 1000
-        self._commits = 0
-        self.abandoned = 0
-        """Segments that were given up after a refused write; recovery seals what is intact in them."""
         self._started = self._drained = False
         self.ended = True
         """Whether neither of its threads runs, so that nothing more is written."""
@@ -170,6 +159,11 @@ class Recorder:
         self._inbox.append(act)
         self._wake.set()
 
+    @property
+    def abandoned(self) -> int:
+        """Segments that were given up after a refused write; recovery seals what is intact in them."""
+        return self._segments.abandoned
+
     def close(self, timeout_s: float | None = None) -> bool:
         """Take everything out of the rings, make it durable, move the journal, seal all segments, stop.
 
@@ -195,7 +189,8 @@ class Recorder:
             tuple(self._stats(t) for t in list(self._tracks.values())),
             self._commit.stats(),
             self._journal.size,
-            self._commits,
+            sum(t.commits for t in list(self._tracks.values())),
+            self._space.stats(),
         )
 
     def _stats(self, track: Track) -> StreamStats:
@@ -254,6 +249,9 @@ class Recorder:
         seen, self._stalled = self._stalled, set()
         for _ in range(len(self._ready)):
             seen.add(self._ready.popleft())
+        if self._short():
+            self._stalled = seen  # the rings keep it
+            return
         for stream in seen:
             track = self._tracks.get(stream)
             if track is not None:
@@ -272,7 +270,7 @@ class Recorder:
         except Exception:  # whatever it is
             log.exception("recording a stream failed unexpectedly; it is begun again", stream=track.stream)
             if track.writer is not None and track.writer.at != track.writer.synced:
-                self._abandon_segment(track)
+                self._segments.abandon(track)
             self._start_over(track)
 
     def _pull(self, track: Track) -> None:
@@ -280,7 +278,6 @@ class Recorder:
             return
         track.blocked_until_s = 0.0
         if track.pending_bytes >= BATCH_BYTES and not self._encode(track):
-            self._stalled.add(track.stream)
             return
         track.backlog.extend(track.reader.take())
         backlog = track.backlog
@@ -291,11 +288,34 @@ class Recorder:
             backlog.popleft()
             self._accounting.take(track, entry)
             if track.pending_bytes >= BATCH_BYTES and not self._encode(track):
-                self._stalled.add(track.stream)
                 return
         writer = track.writer
         if writer is not None and writer.at - writer.committed >= EARLY_BYTES:
-            self._commit_segment(track)
+            self._segments.commit(track)
+
+    def _encode(self, track: Track) -> bool:
+        """Encode what has been looked at; False when that has to wait, for room on the disk or for a buffer."""
+        if not self._short() and self._segments.encode(track):
+            return True
+        self._stalled.add(track.stream)
+        return False
+
+    def _short(self) -> bool:
+        """Whether there is too little room on the disk to write rows. At the end everything is written that can be."""
+        space = self._space
+        if self._stop.is_set():
+            return False
+        before = space.low
+        if space.look(self._commit.waiting_bytes) == before:
+            return before
+        if space.low:
+            log.error("too little room on the disk: rows wait, then become gaps", free_bytes=space.free)
+            for track in self._tracks.values():
+                track.blame_disk()
+        else:
+            log.warning("there is room on the disk again: recording goes on", free_bytes=space.free)
+            self._commit.put(Call(Target(self._dir / BALLAST, direct=False), space.fill))
+        return space.low
 
     # ---- looking at rows ----
 
@@ -306,7 +326,7 @@ class Recorder:
             return True
         self._accounting.let_all_go(track)
         # Nothing of the next epoch may reach the disk before the end of this one is durable: recovery relies on it.
-        return self._finish(track) and not track.in_flight
+        return self._segments.finish(track) and not track.in_flight
 
     # ---- what accounting asks for ----
 
@@ -331,127 +351,37 @@ class Recorder:
             log.error("rows came again with other content", stream=track.stream, error=str(error))
         content, uuid = whole_segment(book.epoch, [block], self._station, self._clock.now_ns())
         path = self._dir / "quarantine" / f"{track.stream.replace('/', '.')}-conflict-{uuid}.arrows"
-        self._put(Call(Target(path, False), partial(publish, self._files, path, content)))
+        self._commit.put(Call(Target(path, False), partial(publish, self._files, path, content)))
 
-    # ---- encoding ----
-
-    def _encode(self, track: Track) -> bool:
-        """Put what waits into the segment's buffers; False while that has to wait for the disk."""
-        if track.lane == "journal" and track.in_flight:
-            return False
-        writer = self._writer(track, direct=True)
-        if writer is None:
-            return False
-        if track.on_journal and not self._encode_moved(track, writer):
-            return False
-        pending = track.pending
-        while pending:
-            parts = self._next_batch(track)
-            gaps = self._gaps_before(track, parts[-1].end)
-            if not writer.append(parts, gaps):
-                self._hand_over(track)
-                pending.extendleft(reversed(parts))
-                track.gaps = gaps + track.gaps
-                return False
-            track.lane = "segment"
-            track.untold_gaps += gaps
-            track.pending_bytes -= sum(p.nbytes for p in parts)
-            self._hand_over(track)
-        track.pending_bytes = 0
-        return True
-
-    def _next_batch(self, track: Track) -> list[Block]:
-        """What makes up the next batch: blocks that follow one another, one that is too large cut."""
-        pending = track.pending
-        head = pending.popleft()
-        limit = min(BATCH_BYTES, self._buffers.size // 2)
-        size = head.nbytes
-        if size > limit and head.rows > 1:
-            rows = max(1, int(head.rows * limit / size))
-            if rows < head.rows:
-                head, rest = head.split(head.first + rows)
-                pending.appendleft(rest)
-            return [head]
-        parts = [head]
-        while pending and pending[0].follows(parts[-1]):
-            size += pending[0].nbytes
-            if size > limit:
-                break
-            parts.append(pending.popleft())
-        return parts
-
-    @staticmethod
-    def _gaps_before(track: Track, end: int) -> list[Gap]:
-        """The gap records to be written with a batch that ends at row `end`."""
-        if not track.gaps:
-            return []
-        now = [g for g in track.gaps if g.first <= end]
-        track.gaps = [g for g in track.gaps if g.first > end]
-        return now
-
-    def _writer(self, track: Track, direct: bool) -> SegmentWriter | None:
-        """The segment that a track writes to, made when there is none."""
-        if track.writer is not None:
-            return track.writer
-        book = track.book
-        if book is None:
-            return None
-        oldest = track.journalled[0] if track.journalled else track.pending[0] if track.pending else None
-        name = SegmentName(book.epoch.number, oldest.first if oldest is not None else book.high, track.generation)
-        directory = self._dir / "streams" / track.stream
-        while (directory / str(name)).exists():
-            name = name._replace(generation=name.generation + 1)
-        created_ns = self._clock.now_ns()
-        writer = SegmentWriter(book.epoch, name, self._station, created_ns, self._buffers)
-        target = Target(directory / str(name), direct and self._options.direct_io != "never")
-        make = partial(make_directory, self._files, directory)
-        self._targets[target] = [track]
-        track.writer, track.target, track.opened_s = writer, target, self._clock.monotonic_s()
-        self._put(Call(target, make))
-        self._put(Create(target, writer.head))
-        return writer
-
-    def _hand_over(self, track: Track) -> None:
-        """Give full buffers to the commit thread."""
-        writer, target = track.writer, track.target
-        if writer is not None and target is not None and writer.chunks:
-            chunks = list(writer.chunks)
-            writer.chunks.clear()
-            self._put(Write(target, chunks, self._buffers))
-
-    def _put(self, job: Job) -> None:
-        self._commit.put(job)
+    def _settle(self, act: Callable[[], None]) -> None:
+        """Have something done by the encoding thread, in order."""
+        self._inbox.append(act)
 
     # ---- commits ----
 
     def _tick(self) -> None:
         """Begin a commit of everything that waits."""
         self._moves_left = max(4, int(2 * len(self._tracks) * self._interval_s / self._options.journal_move_s) + 1)
+        short = self._short()
         for stream in sorted(self._active):
             track = self._tracks[stream]
-            if not track.blocked_until_s:
+            if not track.blocked_until_s and not (short and not track.dirty):
                 self._guarded(track, self._tick_stream)
-        if self._for_journal:
-            commits, self._for_journal = self._for_journal, []
-            try:
-                self._commit_journal(commits)
-            except Exception:  # a fault of ours
-                log.exception("the journal failed unexpectedly; its streams are begun again")
-                for track, _, _ in commits:
-                    self._start_over(track)
+        for track in self._journal.commit():
+            self._start_over(track)
         self._journal.roll(self._clock.monotonic_s(), self._tracks.values())
 
     def _tick_stream(self, track: Track) -> None:
         """Begin what is due for one stream: a commit to its segment, a move, a part of the journal's commit."""
         now = self._clock.monotonic_s()
-        if (track.writer is not None and track.writer.dirty) or track.pending_bytes >= DIRECT_BYTES:
-            self._commit_segment(track)
+        if track.dirty or track.pending_bytes >= DIRECT_BYTES:
+            self._segments.commit(track)
         elif track.lane == "segment":
             return  # until that is durable
-        elif self._may_move(track, now):
-            self._moves_left -= self._move(track)
+        elif self._segments.may_move(track, now, self._moves_left > 0):
+            self._moves_left -= self._segments.move(track)
         elif self._wants_journal(track, now):
-            self._for_journal.append(self._journal_records(track))
+            self._journal.gather(track)
         elif self._is_idle(track):
             self._active.discard(track.stream)
         self._release_settled(track)
@@ -485,115 +415,8 @@ class Recorder:
             return True
         return bool(track.new_left_out) and now - track.left_out_s >= _LEFT_OUT_S
 
-    def _snapshot(self, track: Track) -> Snapshot:
-        self._commits += 1
-        return track.begin_commit(min(track.seq, track.held[0].seq - 1) if track.held else track.seq)
-
-    def _commit_segment(self, track: Track, seal: bool = False) -> bool:
-        """End a commit in the segment: the book, the padding, the sync. Seals the segment when it is full."""
-        if track.pending and not self._encode(track):
-            return False
-        writer, target = track.writer, track.target
-        if writer is None or target is None:
-            return False
-        if track.on_journal and not self._encode_moved(track, writer):
-            return False
-        snapshot = self._snapshot(track)
-        gaps, track.gaps = track.gaps, []
-        left_out, track.new_left_out = track.new_left_out, []
-        track.left_out_s = self._clock.monotonic_s()
-        seal = seal or self._full(track, writer)
-        book, now_ns = (snapshot.high, snapshot.ledger(), left_out), self._clock.now_ns()
-        done = writer.seal(*book, gaps, "writer", now_ns) if seal else writer.commit(*book, gaps)
-        if not done:
-            raise RuntimeError("a commit found no room")
-        self._hand_over(track)
-        track.lane = "segment"
-        track.in_flight += 1
-        if track.moving is not None:
-            track.moving.committed = True
-        facts = self._facts(track, writer, target, snapshot, now_ns if seal else None)
-        gaps, track.untold_gaps = track.untold_gaps + gaps, []
-        end = writer.at
-        self._put(
-            Sync(
-                target,
-                partial(self._synced, track, target, writer, snapshot, facts, gaps, end),
-                close=seal or not target.direct,
-            )
-        )
-        if seal:
-            track.segment_bytes += writer.at
-            track.writer, track.target = None, None
-        return True
-
-    def _full(self, track: Track, writer: SegmentWriter) -> bool:
-        o, age = self._options, self._clock.monotonic_s() - track.opened_s
-        return writer.at >= o.segment_bytes or age >= 86_400 or (age >= o.segment_age_s and writer.at >= 1 << 20)
-
-    def _facts(
-        self, track: Track, writer: SegmentWriter, target: Target, snapshot: Snapshot, sealed_ns: int | None
-    ) -> SegmentFacts | None:
-        """What the catalog is told; None when it is not worth it this time."""
-        now = self._clock.monotonic_s()
-        if sealed_ns is None and writer.synced and track.moving is None and now - track.told_s < TELL_S:
-            return None
-        track.told_s = now
-        t = writer.totals
-        return SegmentFacts(
-            writer.id,
-            writer.epoch,
-            writer.name,
-            target.path,
-            sealed_ns is not None,
-            t.rows,
-            t.gap_rows,
-            t.first_ns,
-            t.last_ns,
-            writer.at,
-            tuple(t.ranges),
-            snapshot.ledger(),
-            writer.created_ns,
-            sealed_ns,
-        )
-
-    def _synced(
-        self,
-        track: Track,
-        target: Target,
-        writer: SegmentWriter,
-        snapshot: Snapshot,
-        facts: SegmentFacts | None,
-        gaps: list[Gap],
-        end: int,
-    ) -> None:
-        """A commit to a segment is durable (called in the commit thread)."""
-        if not track.confirm(snapshot):
-            return
-        self._publish(track, snapshot)
-        track.reader.release(snapshot.seq)
-        if gaps:  # first: a segment that the catalog knows to be sealed is not looked at again
-            self._projection.gaps(gaps)
-        if facts is not None:
-            self._projection.segment(facts)
-        self._inbox.append(partial(self._settled, track, snapshot, target, writer, end))
-
-    def _settled(self, track: Track, snapshot: Snapshot, target: Target, writer: SegmentWriter, end: int) -> None:
-        # Also when the file has failed since: what was confirmed counts, and the failure is looked at after this.
-        writer.synced = end
-        self._works(track)
-        track.in_flight -= 1
-        track.settle(snapshot)
-        track.moving = None
-        if not track.in_flight and (track.writer is None or not track.writer.dirty):
-            track.lane = ""
-        if track.writer is not writer and end == writer.at:  # that was the seal
-            self._targets.pop(target, None)
-
-    def _publish(self, track: Track, snapshot: Snapshot | None) -> None:
+    def _publish(self, track: Track, snapshot: Snapshot) -> None:
         """Say how far a stream is durable; only the commit thread does so once recording has started."""
-        if snapshot is None:
-            return
         book, ledger, writer = snapshot.book, snapshot.ledger(), track.writer
         self._map.put(
             Mark(
@@ -609,132 +432,14 @@ class Recorder:
             )
         )
 
-    # ---- the journal ----
-
-    def _journal_records(self, track: Track) -> JournalCommit:
-        """What a stream puts into the next commit of the journal: its blocks joined, its gaps, its book."""
-        snapshot = self._snapshot(track)
-        epoch, high, ledger = snapshot.book.epoch, snapshot.high, snapshot.ledger()
-        blocks: list[Block | None] = []
-        while track.pending:
-            parts = [track.pending.popleft()]
-            while track.pending and track.pending[0].follows(parts[-1]):
-                parts.append(track.pending.popleft())
-            blocks.append(Block.join(parts))
-        track.pending_bytes = 0
-        gaps, track.gaps = tuple(track.gaps), []
-        left_out, track.new_left_out = tuple(track.new_left_out), []
-        track.left_out_s = self._clock.monotonic_s()
-        track.lane = "journal"
-        track.in_flight += 1
-        first, *others = blocks or [None]
-        records = [
-            Record(epoch, first, high, ledger, gaps, left_out),
-            *(Record(epoch, b, high, ledger) for b in others),
-        ]
-        return track, records, snapshot
-
-    def _commit_journal(self, commits: list[JournalCommit]) -> None:
-        """One batch, one write, one sync for all slow streams."""
-        writer, target = self._journal.open()
-        self._targets.setdefault(target, []).extend(track for track, _, _ in commits)
-        self._journal.begun(writer.number)
-        self._put(Append(target, writer.encode([r for _, records, _ in commits for r in records])))
-        self._put(Sync(target, partial(self._journalled, target, writer, writer.at, commits)))
-
-    def _journalled(self, target: Target, writer: JournalWriter, end: int, commits: list[JournalCommit]) -> None:
-        """A commit of the journal is durable (called in the commit thread)."""
-        commits = [c for c in commits if c[0].confirm(c[2])]
-        for track, records, snapshot in commits:
-            self._publish(track, snapshot)
-            track.reader.release(snapshot.seq)
-            gaps = [g for r in records for g in r.gaps]
-            if gaps:
-                self._projection.gaps(gaps)
-        self._inbox.append(partial(self._journal_settled, target, writer, end, commits))
-
-    def _journal_settled(self, target: Target, writer: JournalWriter, end: int, commits: list[JournalCommit]) -> None:
-        writer.synced = end
-        self._journal.settled(writer.number)
-        now = self._clock.monotonic_s()
-        waiting = self._targets.get(target, [])
-        for track, records, snapshot in commits:
-            self._works(track)
-            track.in_flight -= 1
-            track.settle(snapshot)
-            if not track.on_journal:
-                track.journalled_s = now
-            for record in records:
-                track.take_over(record.block, record.gaps, record.left_out)
-            if track.oldest_journal is None:
-                track.oldest_journal = writer.number
-            if not track.in_flight:
-                track.lane = ""
-            if track in waiting:
-                waiting.remove(track)  # once: a commit behind this one may hold it too
-        if not waiting:
-            self._targets.pop(target, None)
-
-    def _may_move(self, track: Track, now: float) -> bool:
-        """Whether the journal's rows of a stream should move now; those that are only old take turns."""
-        if track.in_flight or track.moving is not None or not track.on_journal:
-            return False
-        large = track.journal_bytes >= 4 * DIRECT_BYTES
-        enough = track.journal_rows >= MOVE_ROWS and track.journal_bytes >= DIRECT_BYTES
-        old = now - track.journalled_s >= self._options.journal_move_s
-        return large or enough or (old and self._moves_left > 0)
-
-    def _move(self, track: Track) -> bool:
-        """Move what is in the journal to the segment, in a commit of its own."""
-        if self._writer(track, direct=False) is None:
-            return False
-        return self._commit_segment(track)
-
-    def _encode_moved(self, track: Track, writer: SegmentWriter) -> bool:
-        """Encode what is durable in the journal; False while that has to wait (it goes on where it was)."""
-        moving = track.moving
-        if moving is not None and moving.committed:
-            return False
-        if moving is None:
-            moving = track.moving = Moving(track.oldest_journal)
-            track.oldest_journal = None
-        blocks = track.journalled
-        while blocks:
-            count, size = 1, blocks[0].nbytes
-            while count < len(blocks) and size < BATCH_BYTES // 2 and blocks[count].follows(blocks[count - 1]):
-                size += blocks[count].nbytes
-                count += 1
-            if not writer.append(Block.join(blocks[:count])):
-                return False
-            track.lane = "segment"
-            moving.blocks += blocks[:count]
-            del blocks[:count]
-        moving.gaps, moving.left_out = track.journal_gaps, track.journal_left_out
-        track.gaps = moving.gaps + track.gaps
-        track.new_left_out = moving.left_out + track.new_left_out
-        track.journal_gaps, track.journal_left_out, track.journal_rows, track.journal_bytes = [], [], 0, 0
-        return True
-
     # ---- the end of an epoch, and of recording ----
-
-    def _finish(self, track: Track) -> bool:
-        """Write everything of the present epoch to its segment and seal it; False while that has to wait."""
-        if track.in_flight and track.lane == "journal":
-            return False
-        if track.moving is not None and track.moving.committed:
-            return False
-        something = track.pending or track.on_journal or track.gaps or track.new_left_out or track.unsaid
-        if track.writer is None and not something:
-            return True
-        if self._writer(track, direct=track.pending_bytes >= DIRECT_BYTES) is None:
-            return False
-        return self._commit_segment(track, seal=True)
 
     def _drain(self) -> None:
         """Bring everything to an end, in the encoding thread, until nothing is left or the disk refuses for good."""
         self._ready.clear()
-        for track in self._tracks.values():
-            self._active.add(track.stream)
+        self._active.update(self._tracks)
+        if self._space.look(self._commit.waiting_bytes):
+            self._give_up_what_does_not_fit()
         attempts = 0
         while True:
             while self._inbox:
@@ -757,12 +462,36 @@ class Recorder:
 
     def _drain_stream(self, track: Track) -> None:
         """Bring one stream nearer to its end; it is no longer undrained when nothing of it is left."""
+        if track.full_disk and track.failures > REFUSALS and not track.gives_up:
+            self._space.release()
+            track.gives_up = True
+        if track.gives_up and not track.gave_up:
+            if track.in_flight:
+                return
+            self._give_up(track)
         self._pull(track)
         if not track.backlog:
             self._accounting.let_all_go(track)
-        if not track.backlog and self._finish(track) and not track.in_flight:
+        if not track.backlog and self._segments.finish(track) and not track.in_flight:
             self._release_settled(track)
             self._undrained.discard(track.stream)
+
+    def _give_up_what_does_not_fit(self) -> None:
+        """There is little room to end in: the streams with the fewest rows in their rings are written, small first."""
+        self._space.release()
+        room = self._space.free // 2
+        for track in sorted(self._tracks.values(), key=lambda t: t.reader.waiting_bytes):
+            room -= track.reader.waiting_bytes + track.journal_bytes + CLOSING_BYTES
+            if room < 0 and track.reader.waiting_bytes:
+                log.error("there is no room for the newest rows", stream=track.stream, bytes=track.reader.waiting_bytes)
+                track.gives_up = True
+
+    def _give_up(self, track: Track) -> None:
+        """What is not durable of a stream becomes a gap, whose record needs little room."""
+        if track.dirty:
+            self._segments.abandon(track)
+        track.roll_back()
+        track.gave_up = True
 
     # ---- failures ----
 
@@ -773,42 +502,25 @@ class Recorder:
 
     def _recover(self, target: Target, error: OSError) -> None:
         """Go back to what is durable and write the rest elsewhere: a new segment, a new journal file."""
-        self._journal.abandon(target)
-        tracks = self._targets.pop(target, [])
+        tracks = self._journal.abandon(target) + self._segments.failed(target)
         if not tracks:
             log.error("the disk refused", path=str(target.path), error=str(error))
         for track in dict.fromkeys(tracks):
             if not track.failures:
                 log.error("write refused", stream=track.stream, path=str(target.path), error=str(error))
             if track.writer is not None and (target is track.target or track.writer.at != track.writer.synced):
-                self._abandon_segment(track)
+                self._segments.abandon(track)
+            track.full_disk = error.errno in FULL
             self._start_over(track)
-
-    @staticmethod
-    def _works(track: Track) -> None:
-        """The disk took something of a stream."""
-        if track.failures:
-            track.failures = 0
-            track.reader.blame(Reason.OVERFLOW)
 
     def _start_over(self, track: Track) -> None:
         """Forget what is not durable of a stream and take it from the ring again, after a moment."""
         track.failures += 1
-        track.reader.blame(Reason.DISK)
+        track.blame_disk()
         track.in_flight, track.lane = 0, ""
         track.roll_back()
         track.blocked_until_s = self._clock.monotonic_s() + min(RETRY_S * track.failures, 5.0)
         self._active.add(track.stream)
-
-    def _abandon_segment(self, track: Track) -> None:
-        """Write to another file from now on; the present one keeps what is intact in it."""
-        if track.writer is not None and track.target is not None:
-            track.writer.abandon()
-            track.target.failed = True
-            self.abandoned += 1
-            self._targets.pop(track.target, None)
-            track.writer, track.target = None, None
-            track.generation += 1
 
 
 class _Nothing:
@@ -825,3 +537,7 @@ class _Nothing:
 
     def blame(self, reason: Reason) -> None:
         pass
+
+    @property
+    def waiting_bytes(self) -> int:
+        return 0

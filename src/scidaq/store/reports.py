@@ -10,6 +10,7 @@ from typing import Protocol
 from scidaq.block import Epoch, Gap, Ledger
 from scidaq.stats import field_of
 from scidaq.store.segment import SegmentName
+from scidaq.store.space import SpaceStats
 from scidaq.store.writing import WritingStats
 
 
@@ -74,3 +75,4 @@ class RecorderStats:
     writing: WritingStats = field_of("1", "The commit thread.")
     journal_bytes: int = field_of("By", "Size of the present journal file.")
     commits: int = field_of("1", "Commits begun.")
+    space: SpaceStats = field_of("1", "Room where the data lies.")

@@ -42,6 +42,10 @@ class Reader(Protocol):
     def blame(self, reason: Reason) -> None:
         """Why rows will be refused if the ring runs full."""
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that have not been released."""
+
 
 class Snapshot(NamedTuple):
     """The scalars of a book at one moment, to publish when durable and to go back to when a write fails."""
@@ -91,6 +95,13 @@ class Book:
     first_ns: int = -1
     last_ns: int = -1
     last_row: int = -1
+
+    def fresh(self, block: Block) -> list[tuple[int, int]]:
+        """The rows of a block that have no place in the book yet."""
+        pieces = self.recorded.missing(block.first, block.end)
+        if self.left_out and pieces:
+            pieces = [piece for a, b in pieces for piece in self.left_out.missing(a, b)]
+        return pieces
 
     def snapshot(self, seq: int) -> Snapshot:
         """The present scalars."""
@@ -210,6 +221,10 @@ class Track:
         """Where the commits under way go: `segment` or `journal`."""
         self.blocked_until_s = 0.0
         self.failures = 0
+        self.blamed = self.full_disk = False
+        """Whether the disk is why the ring may be full, and whether it said that it is full."""
+        self.gives_up = self.gave_up = False
+        """At the end, on a full disk: rows that are not durable are to become a gap, and are becoming one."""
         self.told_s = 0.0
         """When the catalog was last told of the segment."""
         self.conflicts = 0
@@ -246,10 +261,11 @@ class Track:
         ranges.add(first, end)
         self.changes.append(Change(seq, ranges, first, end))
 
-    def begin_commit(self, seq: int) -> Snapshot:
-        """The book as it goes into the next commit."""
+    def begin_commit(self) -> Snapshot:
+        """The book as it goes into the next commit, with everything looked at that no run may still want."""
         if self.book is None:
             raise RuntimeError(f"{self.stream} has no epoch")
+        seq = min(self.seq, self.held[0].seq - 1) if self.held else self.seq
         self.committed_seq = seq
         self.commits += 1
         after, self.newest_commit = self.newest_commit, self.commits
@@ -269,6 +285,22 @@ class Track:
             return False
         self.confirmed = snapshot.commit
         return True
+
+    def works(self) -> None:
+        """The disk took something."""
+        if self.failures or self.blamed:
+            self.failures, self.blamed, self.full_disk = 0, False, False
+            self.reader.blame(Reason.OVERFLOW)
+
+    def blame_disk(self) -> None:
+        """Rows that find no room in the ring are lost to the disk, until it takes something again."""
+        self.blamed = True
+        self.reader.blame(Reason.DISK)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether rows have been encoded that no commit holds."""
+        return self.writer is not None and self.writer.dirty
 
     def settle(self, snapshot: Snapshot) -> None:
         """What was looked at up to the snapshot is durable."""

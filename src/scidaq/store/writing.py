@@ -109,6 +109,7 @@ class Write:
     def drop(self, thread: CommitThread) -> None:
         for chunk in self.chunks:
             self.buffers.give_back(chunk.buffer)
+            thread.taken_bytes += chunk.size
         self.chunks = ()
         thread.freed()
 
@@ -167,6 +168,29 @@ class Call:
         pass
 
 
+@dataclass(slots=True)
+class Discard:
+    """Give back the handle of a file that will not be continued, and remove it when nothing in it is worth keeping."""
+
+    target: Target
+    remove: bool
+
+    def run(self, thread: CommitThread) -> None:
+        self.drop(thread)
+
+    def drop(self, thread: CommitThread) -> None:
+        path = self.target.path
+        if self.target.file is not None:
+            self.target.file.close()
+            self.target.file = None
+        if self.remove:
+            try:
+                thread.files.remove(path.with_name(f".{path.name}.tmp"))
+                thread.files.remove(path)
+            except OSError as e:
+                log.warning("an empty segment stays behind", path=str(path), error=str(e))
+
+
 class CommitThread:
     """Runs jobs in the order in which they were given."""
 
@@ -178,6 +202,7 @@ class CommitThread:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="recorder-commit", daemon=True)
         self.written = self.syncs = self.failures = 0
+        self._given_bytes = self.taken_bytes = 0
         self.sync_s = self.last_sync_s = self.worst_sync_s = 0.0
 
     def start(self) -> None:
@@ -192,7 +217,14 @@ class CommitThread:
 
     def put(self, job: Job) -> None:
         """Give a job; returns at once."""
+        if isinstance(job, Write):
+            self._given_bytes += sum(c.size for c in job.chunks)
         self._jobs.put(job)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of rows that have been given and are not in the file yet; for the thread that gives."""
+        return self._given_bytes - self.taken_bytes
 
     def open(self, target: Target) -> File:
         """The handle of a target, opened again where it had been closed."""

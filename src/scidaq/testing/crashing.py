@@ -21,7 +21,20 @@ from scidaq.store import Buffer, File, Files, system_files
 
 _PAGE = 4096
 _FOLDERS = {"streams": "segment", "journal": "journal", "facts": "facts", "quarantine": "quarantine"}
-VERBS = ("create", "reopen", "append", "sync", "cut", "rename", "remove", "sync_dir", "lock", "free_space", "map")
+VERBS = (
+    "create",
+    "reopen",
+    "append",
+    "reserve",
+    "sync",
+    "cut",
+    "rename",
+    "remove",
+    "sync_dir",
+    "lock",
+    "free_space",
+    "map",
+)
 """What can be crashed at or refused."""
 
 
@@ -114,6 +127,11 @@ class WatchedFiles:
         self._enter("append", file.path)
         self._files.append(file, pieces)
         self._leave("append", file.path)
+
+    def reserve(self, file: File, size: int) -> None:
+        self._enter("reserve", file.path)
+        self._files.reserve(file, size)
+        self._leave("reserve", file.path)
 
     def sync(self, file: File) -> None:
         self._enter("sync", file.path)

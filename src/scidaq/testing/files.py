@@ -91,6 +91,14 @@ class FilesContract:
             content = bytes(buffer)
         assert (tmp_path / "a").read_bytes() == content + content[: 3 * PAGE]
 
+    def test_space_is_reserved(self, files: Files, tmp_path: Path) -> None:
+        with files.create(tmp_path / "a") as file:
+            files.reserve(file, 3 << 20)
+            files.sync(file)
+        stat = (tmp_path / "a").stat()
+        assert stat.st_size == 3 << 20
+        assert getattr(stat, "st_blocks", 6 << 10) * 512 >= 3 << 20, "it really occupies them"
+
     def test_a_file_opened_again_goes_on_at_its_end(self, files: Files, tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(b"old")
         with files.reopen(tmp_path / "a") as file:
