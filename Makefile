@@ -1,10 +1,11 @@
 # One way in: `make` lists what there is; each target sets up what it needs.
 #
 # Variables: PYTHON (which interpreter), VENV (where it is set up), ARGS (passed on), KILLS (make crash),
-# N (make powercut).
+# N (make powercut), NAMES and WRITE (make bench).
 
 PYTHON ?= python3
 VENV ?= .venv
+BENCH_VENV ?= .venv-bench
 KILLS ?= 25
 N ?= 1000
 ARGS ?=
@@ -44,8 +45,13 @@ format: $(VENV)/.dev ## put the code in shape
 	"$(BIN)/ruff" format $(CODE)
 
 .PHONY: bench
-bench: $(VENV)/.dev $(VENV)/.self ## the measurements
-	"$(BIN)/python" -m bench $(ARGS)
+bench: ## us, others and the physical limit (NAMES="ingest scpi", WRITE=1 into docs/performance.md, ARGS=--quick)
+	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) measure
+
+# In an environment of its own, so that that of the tests stays lean.
+.PHONY: measure
+measure: $(VENV)/.bench $(VENV)/.self
+	@"$(BIN)/python" -m bench $(NAMES) $(if $(WRITE),--write-docs) $(ARGS)
 
 .PHONY: crash
 crash: $(VENV)/.dev $(VENV)/.self ## kill -9 a recording station KILLS times, and account for every row
@@ -60,6 +66,7 @@ lock: .venv-lock/.made ## regenerate the lock files (ARGS=--upgrade for newer ve
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	$(LOCK) --group build -c requirements-dev.lock -o tools/build.lock
+	$(LOCK) pyproject.toml --group bench -c requirements-dev.lock -c tools/build.lock -o requirements-bench.lock
 
 .PHONY: clean
 clean: ## remove what make and the tools left
@@ -97,6 +104,9 @@ $(VENV)/.run: requirements.lock $(VENV)/.made
 	$(install)
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.made
+	$(install)
+
+$(VENV)/.bench: requirements-bench.lock $(VENV)/.made
 	$(install)
 
 $(VENV)/.build: tools/build.lock $(VENV)/.made

@@ -14,12 +14,13 @@ import scidaq
 ROOT = Path(__file__).parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PYPROJECT)
-LOCKS = ("requirements.lock", "requirements-dev.lock", "tools/build.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-bench.lock", "tools/build.lock")
 
 GROUPS = PROJECT["dependency-groups"]
 ASKED = {
     "requirements.lock": PROJECT["project"]["dependencies"],
     "requirements-dev.lock": PROJECT["project"]["dependencies"] + GROUPS["dev"],
+    "requirements-bench.lock": PROJECT["project"]["dependencies"] + GROUPS["bench"],
     "tools/build.lock": GROUPS["build"],
 }
 EVERY = sorted({one for some in ASKED.values() for one in some})
@@ -67,6 +68,12 @@ def test_the_locks_agree() -> None:
     names = {name_of(pin) for pin in dev}
     build = [pin for pin in pins("tools/build.lock") if name_of(pin) in names]
     assert set(build) <= set(dev)
+
+    # Whom we compare with may need some of it on more systems: the version is what must be the same.
+    bench = {pin.partition(" ;")[0] for pin in pins("requirements-bench.lock")}
+    for other in (dev, pins("tools/build.lock")):
+        names = {name_of(pin) for pin in other}
+        assert {pin for pin in bench if name_of(pin) in names} <= {pin.partition(" ;")[0] for pin in other}
 
 
 @pytest.mark.parametrize("requirement", EVERY)
