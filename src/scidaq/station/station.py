@@ -54,6 +54,7 @@ RUN_STOPPED = register_kind("run.stopped", "A run ended.")
 
 CLOCK_WATCH_S = 1.0
 MIN_RING_BYTES = 4 << 20
+SPACE_TO_START = 1 << 20
 CLOSE_S = 60.0
 """How long the disk may take to end the recording before the station gives up waiting for it."""
 
@@ -140,6 +141,8 @@ class Station:
         _tune()
         self._space = Space(data_dir, files, plan.storage)
         self._space.prepare()
+        if self._space.free < SPACE_TO_START:
+            raise OSError(errno.ENOSPC, "too little space to start")
         self._facts = stack.enter_context(FactsLog.open(data_dir / "facts", clock, files))
         self._catalog = Catalog.open(data_dir, set_aside_damaged=True)
         stack.callback(lambda: self._catalog.close())  # recovery may have put another in its place
