@@ -40,9 +40,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=25, help="kill -9 per crash test (default: 25)")
+    parser.addoption("--lives", type=int, default=30, help="lives per sweep of disk faults (default: 30; 0: all)")
 
 
 @pytest.fixture
 def kills(request: pytest.FixtureRequest) -> int:
     """How often a crash test kills its process."""
     return int(request.config.getoption("--kills"))
+
+
+@pytest.fixture
+def lives(request: pytest.FixtureRequest) -> int:
+    """How many lives a sweep of disk faults leads; 0 for every operation and every kind of fault."""
+    return int(request.config.getoption("--lives"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from scidaq.errors import WriteFailed
-from scidaq.store import Files, PortableFiles, PosixFiles, system_files
+from scidaq.store import Files, PortableFiles, PosixFiles, make_directory, publish, system_files
 from scidaq.testing import FilesContract
+from scidaq.testing.crashing import WatchedFiles
+from scidaq.testing.faults import FaultyFiles
 
+PAGE = 4096
 posix = pytest.mark.skipif(not hasattr(os, "pwritev"), reason="PosixFiles needs pwritev")
 
 
@@ -108,3 +112,106 @@ def test_after_a_failure_in_the_middle_the_size_is_what_was_written(
 
 def test_the_system_chooses() -> None:
     assert isinstance(system_files(), PosixFiles if hasattr(os, "pwritev") else PortableFiles)
+
+
+@pytest.mark.parametrize("pages", [1, 3, 7])
+@posix
+def test_a_short_direct_write_that_ends_inside_a_page_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pages: int
+) -> None:
+    files, whole = PosixFiles(), os.pwritev
+
+    def short(fd: int, pieces: Sequence[memoryview], at: int) -> int:
+        with open(tmp_path / "a", "r+b") as plain:  # the end of a device, say: the rest of the page was not taken
+            plain.seek(at)
+            plain.write(b"".join(pieces)[: pages * PAGE - 512])
+        return pages * PAGE - 512
+
+    aligned = mmap.mmap(-1, 8 * PAGE)
+    with files.create(tmp_path / "a", direct=True) as file:
+        if not file.direct:
+            pytest.skip("the file system takes no O_DIRECT")
+        monkeypatch.setattr(os, "pwritev", short)
+        with pytest.raises(WriteFailed, match="part of a page; the file is given up"):
+            files.append(file, [memoryview(aligned)])
+        assert file.size == pages * PAGE - 512
+        monkeypatch.setattr(os, "pwritev", whole)
+        with pytest.raises(WriteFailed, match="part of a page"):  # nor may anybody go on from there
+            files.append(file, [memoryview(aligned)])
+
+
+@posix
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("make", [PosixFiles, PortableFiles])
+def test_a_limit_in_the_middle_of_a_write_is_an_error_and_what_fits_is_there(
+    tmp_path: Path, direct: bool, make: type[PortableFiles]
+) -> None:
+    import resource
+
+    files, limits = make(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    aligned = mmap.mmap(-1, 8 * PAGE)
+    aligned[:] = b"x" * len(aligned)
+    with files.create(tmp_path / "a", direct=direct) as file:
+        files.append(file, [memoryview(aligned)[:PAGE]])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3 * PAGE + 100, limits[1]))
+        try:
+            with pytest.raises(OSError, match=r"File too large|part of a page|Invalid argument"):
+                files.append(file, [memoryview(aligned)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        content = (tmp_path / "a").read_bytes()
+        assert content == b"x" * file.size, "the size is what was written"
+        assert PAGE <= file.size <= 3 * PAGE + 100
+
+
+def test_a_plain_write_of_nothing_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = PortableFiles()
+    with files.create(tmp_path / "a") as file:
+        monkeypatch.setattr(os, "write", lambda *_: 0)
+        with pytest.raises(WriteFailed, match="wrote nothing"):
+            files.append(file, [b"x"])
+
+
+def test_a_handle_that_cannot_be_closed_is_given_back_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file, close = system_files().create(tmp_path / "a"), os.close
+
+    def fails(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.EIO, "late news of an earlier write")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", fails)
+        file.close()
+    assert file.fd == -1
+
+
+def test_a_directory_whose_sync_failed_is_synced_the_next_time(tmp_path: Path) -> None:
+    (tmp_path / "something").touch()
+    synced: list[Path] = []
+    fail = [True]
+
+    def before(verb: str, kind: str, n: int, path: Path) -> None:
+        if verb == "sync_dir":
+            if fail[0] and path == tmp_path / "a":
+                raise OSError(errno.EIO, "made up")
+            synced.append(path)
+
+    files = WatchedFiles(before)
+    with pytest.raises(OSError, match="made up"):
+        make_directory(files, tmp_path / "a" / "b")
+    fail[0] = False
+    make_directory(files, tmp_path / "a" / "b")
+    assert synced == [tmp_path, tmp_path / "a"]
+    (tmp_path / "a" / "b" / "file").touch()
+    make_directory(files, tmp_path / "a" / "b")
+    assert len(synced) == 2, "nothing is in a directory that was not synced"
+
+
+def test_a_small_file_that_cannot_be_written_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    for fault in ("short@1", "lost@1", "enospc@3", "eio@5"):
+        files = FaultyFiles(fault)
+        with pytest.raises(OSError, match="made by"):
+            publish(files, tmp_path / "a", bytes(10_000))
+        assert list(tmp_path.iterdir()) == [], fault

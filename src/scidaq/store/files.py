@@ -33,10 +33,11 @@ class File:
         self.path, self.fd, self.size, self.direct = path, fd, size, direct
 
     def close(self) -> None:
-        """Give the handle back; what was not synced may be lost. May be called twice."""
+        """Give the handle back; what was not synced may be lost, so that nobody need hear why. May be called twice."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # the handle is gone all the same
+                os.close(fd)
 
     def __enter__(self) -> File:
         return self
@@ -105,8 +106,7 @@ class PortableFiles:
         for piece in pieces:
             view = memoryview(piece).cast("B")
             while view:
-                written = os.write(file.fd, view)
-                file.size += written
+                written = _wrote(os.write(file.fd, view), file)
                 view = view[written:]
 
     def reserve(self, file: File, size: int) -> None:
@@ -166,6 +166,24 @@ class PortableFiles:
             return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
 
 
+def _wrote(written: int, file: File) -> int:
+    """Take into account what the system wrote, which may be less than it was given.
+
+    Less is no failure by itself: the rest is written behind it, and then the system tells if there is no room. A direct
+    file cannot go on from inside a page.
+    """
+    if written <= 0:
+        raise WriteFailed(errno.EIO, "the system wrote nothing; the file is given up", str(file.path))
+    file.size += written
+    if file.direct and file.size % PAGE:
+        raise _inside_a_page(file)
+    return written
+
+
+def _inside_a_page(file: File) -> WriteFailed:
+    return WriteFailed(errno.EIO, "the system wrote part of a page; the file is given up", str(file.path))
+
+
 def _lock(fd: int) -> None:
     if sys.platform == "win32":
         import msvcrt
@@ -196,11 +214,10 @@ class PosixFiles(PortableFiles):
 
     def append(self, file: File, pieces: Sequence[Buffer]) -> None:
         views = [memoryview(p).cast("B") for p in pieces if len(p)]
+        if file.direct and file.size % PAGE and views:
+            raise _inside_a_page(file)  # some devices would take it
         while views:
-            written = os.pwritev(file.fd, views[: self.IOV_MAX], file.size)
-            if written == 0:
-                raise WriteFailed(errno.EIO, "the system wrote nothing", str(file.path))
-            file.size += written
+            written = _wrote(os.pwritev(file.fd, views[: self.IOV_MAX], file.size), file)
             while views and written >= len(views[0]):
                 written -= len(views.pop(0))
             if views and written:
@@ -224,21 +241,39 @@ def system_files() -> Files:
 
 
 def make_directory(files: Files, path: Path) -> None:
-    """Make a directory and its missing parents, durably."""
-    if path.is_dir():
+    """Make a directory and its missing parents, durably.
+
+    One that is there and empty may be the work of somebody who did not come to the sync, so it is done again.
+    """
+    there = path.is_dir()
+    if there and not _empty(path):
         return
     make_directory(files, path.parent)
     with contextlib.suppress(FileExistsError):
         path.mkdir()
-    files.sync_dir(path.parent)
+    try:
+        files.sync_dir(path.parent)
+    except PermissionError:
+        if not there:  # else it is the operator's, in a directory that we may not look into
+            raise
+
+
+def _empty(path: Path) -> bool:
+    with os.scandir(path) as entries:
+        return next(entries, None) is None
 
 
 def publish(files: Files, path: Path, content: Buffer, *, direct: bool = False) -> None:
     """A whole small file under its name, all or nothing: temporary name, write, sync, rename, sync of the directory."""
     temporary = path.with_name(f".{path.name}.tmp")
     files.remove(temporary)
-    with files.create(temporary, direct=direct) as file:
-        files.append(file, [content])
-        files.sync(file)
-    files.rename(temporary, path)
+    try:
+        with files.create(temporary, direct=direct) as file:
+            files.append(file, [content])
+            files.sync(file)
+        files.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):  # on a full disk it would be in the way of what is tried next
+            files.remove(temporary)
+        raise
     files.sync_dir(path.parent)
