@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scidaq.block import Reason
-from scidaq.store import BALLAST, Options, PosixFiles, Space, recorder
+from scidaq.store import BALLAST, Options, Policy, PosixFiles, Space, recorder
 from tests.balance.rig import Rig
 
 LOW = 1 << 20
@@ -75,6 +75,18 @@ def test_rows_that_the_ring_does_not_hold_are_lost_to_the_disk(tmp_path: Path, r
     found = rig.read()
     assert found.gap_list() == [(0, 100 + 2 * FAST, 100 + 4 * FAST, Reason.DISK)]
     assert found.total("delivered") == 110 + 4 * FAST
+
+
+def test_rows_that_nobody_wants_are_left_out_as_ever(tmp_path: Path, room: Room) -> None:
+    with rig_in(tmp_path, policy=Policy.NEVER, ring_bytes=1 << 18) as rig:
+        room.bytes = 0
+        rig.wait_for(lambda: is_low(rig))
+        for i in range(6):
+            rig.send(i * FAST, FAST)
+            rig.wait_for(lambda: rig.ring.stats().held_bytes == 0)
+    found = rig.read()
+    assert found.total("left_out") == 6 * FAST
+    assert found.total("gaps") == 0
 
 
 @pytest.mark.parametrize("rows", [10, FAST])

@@ -10,7 +10,6 @@ one commit of the journal, and from there to their segments later, in larger pie
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,7 @@ from scidaq.errors import ConflictingRows, Corrupt
 from scidaq.store.accounting import Accounting
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import DurableMap, Mark
-from scidaq.store.files import Files, publish
+from scidaq.store.files import FULL, Files, publish
 from scidaq.store.journal_lane import JournalLane
 from scidaq.store.options import Options
 from scidaq.store.reading import rows_on_disk
@@ -44,10 +43,9 @@ SET_ASIDE = 100
 """Files of conflicting rows that one epoch may put into the quarantine."""
 _LEFT_OUT_S = 10.0
 REFUSALS, DRAIN_ATTEMPTS = 5, 200
-FULL = {errno.ENOSPC, errno.EDQUOT}
+"""At the end: how often a stream may be refused, and how long it is tried all the same."""
 CLOSING_BYTES = 64 << 10
 """Room that ending one stream takes at most: a new segment with its commit and its seal."""
-"""At the end: how often a stream may be refused, and how long it is tried all the same."""
 
 
 class Recorder:
@@ -249,15 +247,17 @@ class Recorder:
         seen, self._stalled = self._stalled, set()
         for _ in range(len(self._ready)):
             seen.add(self._ready.popleft())
-        if self._short():
-            self._stalled = seen  # the rings keep it
-            return
+        short = self._short()
         for stream in seen:
             track = self._tracks.get(stream)
-            if track is not None:
-                self._active.add(stream)
+            if track is None:
+                continue
+            self._active.add(stream)
+            if short and track.recording:
+                self._stalled.add(stream)  # the ring keeps it
+            else:
                 self._guarded(track, self._pull)
-        if all_of_them:
+        if all_of_them and not short:
             for stream in self._active - seen:  # what could not be finished; the bell tells of what is new
                 track = self._tracks[stream]
                 if track.backlog or track.blocked_until_s:
@@ -365,7 +365,7 @@ class Recorder:
         short = self._short()
         for stream in sorted(self._active):
             track = self._tracks[stream]
-            if not track.blocked_until_s and not (short and not track.dirty):
+            if not track.blocked_until_s and (not short or track.dirty or not track.recording):
                 self._guarded(track, self._tick_stream)
         for track in self._journal.commit():
             self._start_over(track)
@@ -438,6 +438,8 @@ class Recorder:
         """Bring everything to an end, in the encoding thread, until nothing is left or the disk refuses for good."""
         self._ready.clear()
         self._active.update(self._tracks)
+        for track in self._tracks.values():
+            track.failures = 0  # what was refused before says nothing of now
         if self._space.look(self._commit.waiting_bytes):
             self._give_up_what_does_not_fit()
         attempts = 0
