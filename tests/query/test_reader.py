@@ -370,6 +370,22 @@ def test_a_segment_whose_schema_is_damaged_is_read_by_that_of_its_epoch(made: Ma
     assert spans(list(made.reader().blocks(STREAM))) == [(0, 300, "rows")]
 
 
+def test_an_epoch_whose_schema_is_lost_is_an_unexplained_hole_and_the_others_are_read(known) -> None:
+    for number in (0, 1):
+        blocks = [block_of(PLAIN, 0, 10, epoch=number)]
+        known.put(SegmentName(number, 0, 0), segment_bytes(epoch_of(PLAIN, number=number), blocks))
+    known.ready()
+    path = known.path / "streams" / STREAM / str(SegmentName(0, 0, 0))
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+    items = list(known.reader().blocks(STREAM, channels=[PLAIN.names[0]]))
+    assert [i.epoch for i in items] == [0, 1]
+    assert spans(items) == [(0, 10, "unexplained"), (0, 10, "rows")]
+    assert [e.number for e in known.reader().epochs(STREAM)] == [1]
+    assert [b.rows for b in known.reader().last(STREAM, rows=15) if isinstance(b, Block)] == [10]
+
+
 @given(st.data())
 def test_any_layout_gives_each_row_once(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Rows scattered over segments of any generation, in any order, and any range asked for."""

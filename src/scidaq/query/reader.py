@@ -108,8 +108,9 @@ class Reader:
         ]
 
     def epochs(self, stream: str) -> list[Epoch]:
-        """The epochs of a stream, ascending. Raises `UnknownStream`."""
-        return [self._epoch(stream, h) for h in self._plan(stream)]
+        """The epochs of a stream, ascending, but for those whose schema is lost. Raises `UnknownStream`."""
+        found = (self._epoch_or_none(stream, h) for h in self._plan(stream))
+        return [epoch for epoch in found if epoch is not None]
 
     def _summary(self, stream: str, holding: _Holding, mark: Mark | None) -> StreamSummary:
         rows, first, last, size = RangeSet(), [], [], 0
@@ -280,12 +281,16 @@ class Reader:
             if record.epoch.stream == stream:
                 self._schemas[stream, record.epoch.number] = record.epoch
                 out.setdefault(record.epoch.number, _Holding(record.epoch.number)).records.append(record)
-        for number, path in lost:  # its own schema is damaged; that of its epoch stands elsewhere too
-            if number in out and (piece := self._piece(path, None, self._epoch(stream, out[number]))) is not None:
-                out[number].pieces.append(piece)
+        for number, path in lost:  # its own schema is damaged; that of its epoch may stand elsewhere too
+            holding = out.setdefault(number, _Holding(number))
+            if (piece := self._piece(path, None, self._epoch_or_none(stream, holding), whole=False)) is not None:
+                holding.pieces.append(piece)
         return [out[n] for n in sorted(out)]
 
-    def _piece(self, path: Path, row: SegmentRow | None, epoch: Epoch | None = None) -> _Piece | None:
+    def _piece(
+        self, path: Path, row: SegmentRow | None, epoch: Epoch | None = None, whole: bool = True
+    ) -> _Piece | None:
+        """A segment as the catalog or its headers say; None where its schema is damaged and it is to be `whole`."""
         try:
             if row is not None and path.stat().st_size == row.bytes:
                 span = (row.first_ns, row.last_ns)
@@ -293,13 +298,13 @@ class Reader:
             segment = Segment(self._files.map(path), path, epoch, check=False)
         except FileNotFoundError:
             return None
-        if segment.epoch is None:
+        if segment.epoch is None and whole:
             return None
         found = found_segment(segment, len(segment.data))
         first = min((a for a, _ in found.ranges), default=found.name.first)
         return _Piece(
             path,
-            segment.epoch.number,
+            segment.epoch.number if segment.epoch is not None else found.name.epoch,
             first,
             found.name.generation,
             found.first_ns,
@@ -316,6 +321,9 @@ class Reader:
                 piece.segment = Segment(self._files.map(piece.path), piece.path, check=False)
             except FileNotFoundError:
                 return None
+        if piece.segment.epoch is None:
+            directory = piece.path.parent
+            piece.segment.epoch = self._schemas.get((f"{directory.parent.name}/{directory.name}", piece.epoch))
         return piece.segment
 
     def _epoch(self, stream: str, holding: _Holding) -> Epoch:
@@ -330,8 +338,16 @@ class Reader:
                 raise Corrupt(self.data_dir / "streams" / stream, 0, f"the schema of epoch {holding.number} is lost")
         return self._schemas[key]
 
+    def _epoch_or_none(self, stream: str, holding: _Holding) -> Epoch | None:
+        """None where the schema of an epoch is damaged in every file: then its rows mean nothing."""
+        try:
+            return self._epoch(stream, holding)
+        except Corrupt:
+            return None
+
     def _check_channels(self, stream: str, plan: Sequence[_Holding], channels: Sequence[str]) -> None:
-        known = {n for h in plan for n in self._epoch(stream, h).schema.names}
+        epochs = (self._epoch_or_none(stream, h) for h in plan)
+        known = {n for epoch in epochs if epoch is not None for n in epoch.schema.names}
         if missing := [c for c in channels if c not in known]:
             raise RequestError(f"{stream} has no channel {', '.join(missing)}; it has {', '.join(sorted(known))}")
 
@@ -341,8 +357,13 @@ class Reader:
         self, stream: str, holding: _Holding, start_ns: int | None, stop_ns: int | None, first_row: int = 0
     ) -> Iterator[Block | Gap]:
         """The blocks of an epoch in row order, each row once, and the holes between them and at the ends."""
+        epoch = self._epoch_or_none(stream, holding)
+        if epoch is None:
+            end = max((b for piece in holding.pieces for _, b in piece.ranges), default=0)
+            yield Gap(stream, holding.number, 0, end, Reason.UNEXPLAINED, unknown=not end, detail="the schema is lost")
+            return
         pieces, at, before_ns = _pieces_for(holding, start_ns, stop_ns, first_row)
-        window = _Window(start_ns, stop_ns, self._epoch(stream, holding).schema)
+        window = _Window(start_ns, stop_ns, epoch.schema)
         notes = _Notes(stream, holding.number)
         queue: list[_Item] = []
         for i, record in enumerate(holding.records):
