@@ -380,6 +380,37 @@ def test_arrays_are_received_in_place(meter, reply):
         client.link.close()
 
 
+def test_memory_of_a_block_is_used_again_only_when_nobody_looks_at_it(meter):
+    form = scpi.BlockFormat.parse("float32 little")
+    client = ScpiClient(tcp(*parse_address(meter.address), 1.0, 1.0))
+    try:
+        first = client.array(b"FETC:ARR? 100000", form)
+        kept = first[10:20][::2]
+        second = client.array(b"FETC:ARR? 100000", form)
+        assert not np.shares_memory(first, second)
+        address = second.ctypes.data
+        assert address % 4096 == 0
+        del first, second
+        client.array(b"FETC:ARR? 50000", form)[:] = 0  # another size
+        third = client.array(b"FETC:ARR? 100000", form)
+        third[:] = 0
+        assert third.ctypes.data == address
+        np.testing.assert_array_equal(kept, meter.points(20)[10::2])
+        np.testing.assert_array_equal(client.array(b"FETC:ARR? 100000", form), meter.points(100_000))
+    finally:
+        client.link.close()
+
+
+def test_large_rows_are_handed_over_as_they_were_received(meter):
+    trace = ScpiChannel("trace", "FETC:ARR? 300000", unit="V", shape=(300_000,), block="float32 little")
+    with armed(meter, trace, rate_hz=1e6) as driver:
+        blocks = [driver.read(1.0) for _ in range(3)]
+    assert [[block.rows for block in some] for some in blocks] == [[1], [1], [1]]
+    assert [some[0].first for some in blocks] == [0, 1, 2]
+    for some in blocks:
+        np.testing.assert_array_equal(some[0].column("trace")[0], meter.points(300_000))
+
+
 def test_supervision_reconnects_it_and_refuses_another(meter):
     clock, sink = SystemClock(), ListSink()
     quick = SupervisionOptions(read_timeout_s=0.01, reconnect_initial_s=0.01, reconnect_max_s=0.02)

@@ -9,9 +9,11 @@ declare one.
 from __future__ import annotations
 
 import ipaddress
+import mmap
 import re
 import threading
-from collections import Counter
+import weakref
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +44,8 @@ log = structlog.get_logger(__name__)
 
 GATHER_S = 0.05
 """Rows of a fast poll are gathered for this long into one block."""
+GATHER_BYTES = 1 << 20
+"""Or until they are this large: putting large rows together costs more than handing them over one by one."""
 MAX_TIMEOUTS = 2
 """A poll ends after so many replies that did not come, so that a read ends in time; the rest of the row is missing."""
 MAX_ERRORS = 32
@@ -219,6 +223,39 @@ class ScpiCounts:
     """Entries of the instrument's own error queue, by code."""
 
 
+class _Memory:
+    """Memory for large blocks, given out again when nobody looks at it any more.
+
+    The system hands out fresh memory page by page, which takes longer than receiving a block into it. It begins on a
+    page: a destination a few bytes behind its source, counted from the beginning of a page, is copied to at a third of
+    the speed, and that is where `malloc` and the header of a block would put it.
+    """
+
+    SMALL, LARGE, KEPT = 1 << 17, 1 << 25, 4
+    """Sizes for which it pays, and how many are kept at most."""
+
+    def __init__(self) -> None:
+        self._free: deque[mmap.mmap] = deque(maxlen=self.KEPT)
+
+    def array(self, size: int) -> npt.NDArray[np.uint8]:
+        """So many bytes, which hold anything. For one thread; the array may end in any."""
+        if not self.SMALL <= size <= self.LARGE:
+            return np.empty(size, np.uint8)
+        memory = self._kept(size) or mmap.mmap(-1, size)
+        array = np.frombuffer(memory, np.uint8)
+        # Every view of the array keeps it alive, whoever has it, so its end is the end of the last of them.
+        weakref.finalize(array, self._free.append, memory).atexit = False
+        return array
+
+    def _kept(self, size: int) -> mmap.mmap | None:
+        for _ in range(len(self._free)):
+            memory = self._free.pop()
+            if len(memory) == size:
+                return memory
+            self._free.appendleft(memory)
+        return None
+
+
 class ScpiClient:
     """Questions and answers with one instrument: what the driver polls with, and programs may use alone."""
 
@@ -228,6 +265,7 @@ class ScpiClient:
         """Send a query (without its end) and return the reply; raises as `Link.query` does."""
         self.write = link.write
         self._idn = b""
+        self._memory = _Memory()
 
     def _query_with_header(self, query: bytes) -> bytes:
         reply = self.link.query(query)
@@ -257,7 +295,7 @@ class ScpiClient:
                 raise GarbledReply(f"a block of {size} bytes does not hold whole {block.dtype} numbers")
             if count is not None and size != count * block.dtype.itemsize:
                 raise GarbledReply(f"a block of {size} bytes, where {count} {block.dtype} numbers belong")
-            held.append(np.empty(size, np.uint8))
+            held.append(self._memory.array(size))
             return held[-1].data
 
         size = len(self.link.query_block(query, make))
@@ -348,6 +386,7 @@ class _Poll:
     def __init__(self, o: ScpiStream) -> None:
         self.spec = o.spec()
         self.period_s = 1 / o.rate_hz
+        self.most_rows = max(1, GATHER_BYTES // self.spec.schema.row_bytes)
         self.next_row = 0
         self.last_ns = 0
         groups: dict[tuple[str, str | None], _Group] = {}
@@ -384,7 +423,7 @@ class _Poll:
         if not self.times:
             return None
         s, rows = self.spec.schema, len(self.times)
-        columns = tuple(np.array(v, d) for v, d in zip(zip(*self.rows, strict=True), s.dtypes, strict=True))
+        columns = tuple(_column(v, d) for v, d in zip(zip(*self.rows, strict=True), s.dtypes, strict=True))
         valid: list[npt.NDArray[np.bool_] | None] | None = None
         if self.holes:
             valid = [None] * len(columns)
@@ -402,6 +441,13 @@ class _Poll:
         self.next_row += rows
         self.clear()
         return block
+
+
+def _column(values: tuple[Any, ...], dtype: np.dtype[Any]) -> Array:
+    """The values of one channel; a large array that came alone stays where it was received."""
+    if len(values) == 1 and isinstance(values[0], np.ndarray) and values[0].dtype == dtype:
+        return values[0][np.newaxis]
+    return np.array(values, dtype)
 
 
 def _wall_of_monotonic(clock: Clock) -> int:
@@ -536,7 +582,7 @@ class ScpiDriver:
                 poll.rows.append(row)
                 end = end if gathered else min(end, now + GATHER_S)
                 gathered = True
-                if now < end:
+                if now < end and len(poll.rows) < poll.most_rows:
                     continue
                 break
             pause = schedule.next_s() - now
