@@ -19,7 +19,7 @@ import structlog
 from scidaq.block import StreamSpec
 from scidaq.catalog import Catalog, FactsLog, register_kind, set_aside
 from scidaq.clock import STEP_NS, Clock, SystemClock
-from scidaq.errors import CatalogDamaged, CatalogError, RequestError, StationError
+from scidaq.errors import CatalogDamaged, CatalogError, RequestError, WriteFailed
 from scidaq.instruments import InstrumentStats, Supervision
 from scidaq.pipeline import Door, Intake, IntakeStats, Ring, RingStats
 from scidaq.station.plan import InstrumentPlan, StationPlan
@@ -42,6 +42,7 @@ from scidaq.store import (
     known_segments,
     open_station,
     recover,
+    refusal,
     system_files,
 )
 
@@ -120,10 +121,7 @@ class Station:
             try:
                 self._open(stack)
             except OSError as e:
-                if e.errno != errno.ENOSPC:
-                    raise
-                where = self.plan.data_dir
-                raise StationError(f"there is no space left where {where} lies; free some, or choose another") from e
+                raise refusal(self.plan.data_dir, e) from e
             self._stack = stack.pop_all()
         return self
 
@@ -251,8 +249,17 @@ class Station:
         if not clean:
             log.error("recording could not be ended cleanly; the next start accounts for what is missing")
         elif self._recorder.abandoned:
-            self._recover()  # seals what refused writes have left open
+            clean = self._seal_abandoned()
         self._ended = clean
+
+    def _seal_abandoned(self) -> bool:
+        """Seal what refused writes have left open; False when the disk refuses still."""
+        try:
+            self._recover()
+        except OSError as error:
+            log.error("what refused writes have left open stays so until the next start", error=str(error))
+            return False
+        return True
 
     def _open_instruments(self, stack: ExitStack) -> None:
         self._supervision = stack.enter_context(Supervision(self._clock))
@@ -272,7 +279,10 @@ class Station:
         """After the recorder has ended: whoever reads this fact may rely on every segment being sealed."""
         if not (self._recording and self._ended):
             return
-        self._facts.append(STOPPED, {"name": self._station.name})
+        try:
+            self._facts.append(STOPPED, {"name": self._station.name})
+        except WriteFailed as error:
+            log.error("everything is recorded, but that the station has ended could not be noted", error=str(error))
         self._ask_catalog(lambda: self._catalog.project_facts(self._facts))
 
     # ---- streams ----
@@ -302,9 +312,16 @@ class Station:
         supervisor = self._supervision.instruments.get(instrument.id)
         identity = supervisor.stats().identity if supervisor is not None else ""
         said = {"identity": identity, "streams": {s.name: s.schema.as_json() for s in specs}}
-        if self._armed.get(instrument.id) != said:
-            self._armed[instrument.id] = said
+        if self._armed.get(instrument.id) == said:
+            return
+        try:
             self._facts.append(ARMED, {"instrument": instrument.id, "driver": instrument.driver, **said})
+        except WriteFailed as error:  # its rows matter more; it is noted when the instrument is armed next
+            log.error(
+                "what an instrument said of itself could not be noted", instrument=instrument.id, error=str(error)
+            )
+        else:
+            self._armed[instrument.id] = said
 
     # ---- runs ----
 
@@ -318,13 +335,23 @@ class Station:
         return run
 
     def stop_run(self, run_id: str) -> None:
-        """End a run. Raises `RequestError` when there is none of this id."""
+        """End a run; durable on return.
+
+        Raises `RequestError` when there is none of this id, and `WriteFailed` when the disk refuses to note its end:
+        then it goes on, and may be ended again.
+        """
         with self._lock:
             run = self._runs.pop(run_id, None)
-            others = bool(self._runs)
         if run is None:
             raise RequestError(f"no run {run_id!r} is under way")
-        self._facts.append(RUN_STOPPED, {"run": run.id, "name": run.name})
+        try:
+            self._facts.append(RUN_STOPPED, {"run": run.id, "name": run.name})
+        except WriteFailed:
+            with self._lock:
+                self._runs[run.id] = run
+            raise
+        with self._lock:
+            others = bool(self._runs)
         if not others:
             self._recorder.set_recording(False)
 
@@ -351,9 +378,16 @@ class Station:
             tuple(ring.stats() for ring in self._rings.values()),
             self._recorder.stats(),
             self._projector.stats(),
-            self._files.free_space(self.plan.data_dir),
+            self._free_bytes(),
             self._clock_steps,
         )
+
+    def _free_bytes(self) -> int:
+        """Room on the disk; what the recorder saw last, when the system does not tell."""
+        try:
+            return self._files.free_space(self.plan.data_dir)
+        except OSError:
+            return self._space.stats().free_bytes
 
 
 class _ArmedDoor(Door):

@@ -15,6 +15,7 @@ from scidaq.store.directory import (
     file_system,
     open_station,
     read_station,
+    refusal,
 )
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import Mark, read_marks
@@ -102,6 +103,7 @@ __all__ = [
     "read_marks",
     "read_station",
     "recover",
+    "refusal",
     "scan",
     "segment_files",
     "segments",

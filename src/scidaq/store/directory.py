@@ -14,7 +14,7 @@ import orjson
 
 from scidaq.catalog import register_kind
 from scidaq.errors import ForeignDirectory, StationBusy, StationError
-from scidaq.store.files import File, Files, make_directory, publish
+from scidaq.store.files import FULL, File, Files, make_directory, publish
 
 FORMAT = 1
 STARTED = register_kind("station.started", "The station began to record.")
@@ -71,9 +71,7 @@ def open_station(data_dir: Path, files: Files, name: str, now_ns: int, allow_net
         make_directory(files, data_dir)
         lock = _lock(files, data_dir / LOCK)
     except OSError as e:
-        if isinstance(e, StationError) or e.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            raise
-        raise StationError(f"{data_dir} cannot be written ({e.strerror}); choose another --data-dir") from e
+        raise refusal(data_dir, e) from e
     try:
         if not (data_dir / STATION).exists():
             if not _NAME.fullmatch(name):
@@ -83,9 +81,25 @@ def open_station(data_dir: Path, files: Files, name: str, now_ns: int, allow_net
         for part in ("facts", "journal", "streams", "quarantine", "retired"):
             make_directory(files, data_dir / part)
         return read_station(data_dir), lock
+    except OSError as e:
+        lock.close()
+        raise refusal(data_dir, e) from e
     except BaseException:
         lock.close()
         raise
+
+
+def refusal(data_dir: Path, error: OSError) -> StationError:
+    """What to say when the system refuses something that a start needs: what, where, and what to do."""
+    number = error.errno or getattr(error.__cause__, "errno", None)
+    if number in FULL:
+        return StationError(f"there is no space left where {data_dir} lies; free some, or choose another --data-dir")
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        return StationError(f"{data_dir} cannot be written ({error.strerror or error}); choose another --data-dir")
+    return StationError(
+        f"{data_dir} cannot be used ({error}); nothing that was recorded is touched: look at the disk and at the "
+        "system's log, then start again"
+    )
 
 
 def _lock(files: Files, path: Path) -> File:

@@ -21,6 +21,9 @@ from scidaq.errors import StationBusy, WriteFailed
 PAGE = 4096
 """The unit of an O_DIRECT write: commits end on a multiple of it."""
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a system says that has no room left."""
+
 Buffer = bytes | bytearray | memoryview
 
 
