@@ -225,7 +225,7 @@ def test_a_step_of_the_clock_begins_an_epoch_and_a_drift_does_not() -> None:
     assert len(door.epochs()) == 1
     door.clock.step(-2)
     door.clock.reanchor()
-    door.intake.accept(rows(20, 10))
+    door.intake.accept(rows(20, 10, late_ns=-1500 * MS))
     assert len(door.epochs()) == 2
     assert door.gaps()[-1].reason is Reason.CLOCK_STEP
 

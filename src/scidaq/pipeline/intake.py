@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scidaq.block import Block, Epoch, Gap, RangeSet, Reason, Resume, StreamSpec
-from scidaq.clock import SLEW_PPM, STEP_NS, Clock
+from scidaq.clock import SLEW_PPM, STEP_NS, Anchor, Clock
 from scidaq.errors import InstrumentError
 from scidaq.pipeline.ring import Ring
 from scidaq.stats import field_of
@@ -22,6 +22,10 @@ from scidaq.stats import field_of
 _SLEW_EVERY_NS = 10_000_000_000
 _SLEW_FROM_NS = 1_000_000
 _PIECES = 1024
+_LATE_NS = 5_000_000_000
+"""How long every estimate has to be late before it is not the blocks that were held up."""
+_STRADDLE_NS = 5_000_000_000
+"""How long after a step of the clock blocks may come that were read before it."""
 PATIENT_S = 0.01
 """How long a block may wait for room in the ring before it is refused."""
 IMPATIENT_S = 0.001
@@ -47,6 +51,8 @@ class Timeline:
         self._span = epoch.schema.span_ns
         self._rows, self._times = [row], [t_ns]
         self._errors: deque[tuple[int, int]] = deque()
+        self._late_ns: int | None = None
+        """The first of the estimates that have all been late since."""
 
     def at(self, row: int) -> int:
         """UTC nanoseconds of a row, of one long past too."""
@@ -76,9 +82,18 @@ class Timeline:
         del self._rows[:-_PIECES], self._times[:-_PIECES]
         return t + bend
 
-    def stepped(self, row: int, t_ns: int) -> bool:
-        """Whether the driver's estimate is off by more than a step."""
-        return abs(t_ns - self.at(row)) > STEP_NS
+    def stepped(self, row: int, t_ns: int, follows: bool) -> bool:
+        """Whether the driver's estimate is off by more than a step; `follows`: no row is missing before it.
+
+        A late one may come from arrival, and the block have been held up: it has to stay late. An early one is none.
+        """
+        error = t_ns - self.at(row)
+        if not follows or error <= STEP_NS:
+            self._late_ns = None
+            return abs(error) > STEP_NS
+        if self._late_ns is None:
+            self._late_ns = t_ns
+        return t_ns - self._late_ns > _LATE_NS
 
 
 class Intake:
@@ -87,6 +102,8 @@ class Intake:
     def __init__(self, stream: str, ring: Ring, clock: Clock, resume: Resume | None = None) -> None:
         self.stream, self._ring, self._clock = stream, ring, clock
         self._epoch: Epoch | None = None
+        self._anchor: Anchor = clock.anchor
+        """The clock's anchor that the present epoch goes by."""
         self._resume = resume
         self._spec: StreamSpec | None = None
         self._seen, self._high, self._duplicates, self._unseen_duplicates = RangeSet(), 0, 0, 0
@@ -114,12 +131,12 @@ class Intake:
         resume, self._resume = self._resume, None
         if resume is not None:
             self._go_on(resume, spec)
-        elif self._epoch is not None and (why := self._why_new(self._epoch, spec)) is not None:
+        elif self._epoch is not None and (why := self._why_new(self._epoch, self._anchor, spec)) is not None:
             self._end_epoch(*(self._why or (why, "")))
 
     def _go_on(self, resume: Resume, spec: StreamSpec) -> None:
         """Take up what was recorded before the station was started."""
-        why = self._why_new(resume.epoch, spec)
+        why = self._why_new(resume.epoch, resume.epoch.anchor, spec)
         self._last_ns, self._last_row = resume.last_ns, resume.last_row
         if why is not None:
             self._next_epoch, self._before, self._before_high = resume.epoch.number + 1, resume.epoch, resume.high
@@ -127,22 +144,20 @@ class Intake:
             self._why = (Reason.RESTART if why is Reason.RESET else why, "")
             return
         self._epoch, self._seen, self._high = resume.epoch, resume.seen.copy(), resume.high
+        self._anchor = self._clock.anchor
         self._duplicates = resume.ledger.duplicates  # repeats of before are in the recorder's book as well
         self._why = (Reason.RESTART, "")
         if spec.schema.rate is not None and resume.last_ns is not None:
             self._timeline = Timeline(resume.epoch, resume.last_row, resume.last_ns)
         self._ring.offer(resume.epoch, self.delivered)
 
-    def _why_new(self, epoch: Epoch, spec: StreamSpec) -> Reason | None:
-        """None when the epoch can go on under this spec."""
+    def _why_new(self, epoch: Epoch, anchor: Anchor, spec: StreamSpec) -> Reason | None:
+        """None when the epoch, whose time goes by `anchor`, can go on under this spec."""
         if epoch.schema != spec.schema:
             return Reason.SCHEMA
         if spec.counter is None or epoch.counter != spec.counter:
             return Reason.RESET
-        now = self._clock.anchor
-        if now.boot_id != epoch.anchor.boot_id:
-            return Reason.CLOCK_STEP
-        return Reason.CLOCK_STEP if abs(now.wall(0) - epoch.anchor.wall(0)) > STEP_NS else None
+        return Reason.CLOCK_STEP if _differ(anchor, self._clock.anchor) else None
 
     def _end_epoch(self, reason: Reason, detail: str) -> None:
         if self._epoch is None:
@@ -162,8 +177,9 @@ class Intake:
             if before is not None and not unknown:
                 # The numbering went on: what it skipped since is known, and is the beginning of the new epoch.
                 origin = min(before.origin + self._before_high, block.first)
+        self._anchor = self._clock.anchor
         epoch = Epoch(
-            self.stream, self._next_epoch, spec.schema, self._clock.anchor, spec.counter, origin, spec.backfill
+            self.stream, self._next_epoch, spec.schema, self._clock.bent_anchor(), spec.counter, origin, spec.backfill
         )
         self._epoch, self._seen, self._high, self._began_ns = epoch, RangeSet(), 0, block.t0_ns
         self._duplicates = self._unseen_duplicates = 0
@@ -246,12 +262,11 @@ class Intake:
         return not self._before_seen.within(block.first - before.origin, block.end - before.origin)
 
     def _must_begin_anew(self, epoch: Epoch, block: Block) -> bool:
-        if self._clock.anchor is not epoch.anchor and self._clock.anchor.wall(0) != epoch.anchor.wall(0):
-            anchor = self._clock.anchor
-            if anchor.boot_id == epoch.anchor.boot_id and abs(anchor.wall(0) - epoch.anchor.wall(0)) > STEP_NS:
-                self._end_epoch(Reason.CLOCK_STEP, "")
-                self._goes_on = True
-                return True
+        anchor = self._clock.anchor
+        if anchor is not self._anchor and _differ(anchor, self._anchor) and not self._read_before(anchor, block):
+            self._end_epoch(Reason.CLOCK_STEP, "")
+            self._goes_on = True
+            return True
         if block.first < epoch.origin:
             self._end_epoch(Reason.RESET, f"row {block.first} after {epoch.origin + self._high}")
             return True
@@ -260,11 +275,21 @@ class Intake:
             self._end_epoch(Reason.CLOCK_STEP, "the source's time went back")
             self._goes_on = True
             return True
-        if self._timeline is not None and row >= self._high and self._timeline.stepped(row, block.t0_ns):
+        line, high = self._timeline, self._high
+        if line is not None and row >= high and line.stepped(row, block.t0_ns, follows=row == high):
             self._end_epoch(Reason.CLOCK_STEP, "the source's time left its rate")
             self._goes_on = True
             return True
         return False
+
+    def _read_before(self, anchor: Anchor, block: Block) -> bool:
+        """Whether a block was read before the clock was stepped to a new anchor, and only comes now.
+
+        Then it belongs to the old epoch, or the new one would begin with times that are not its own.
+        """
+        now = self._clock.now_ns()
+        before = now + self._anchor.wall(0) - anchor.wall(0)
+        return now - anchor.wall_ns < _STRADDLE_NS and abs(block.last_ns - before) < abs(block.last_ns - now)
 
     def _went_back(self, block: Block) -> bool:
         """Whether an irregular source's time is behind its own by more than a step."""
@@ -307,6 +332,11 @@ class Intake:
         """A snapshot."""
         number = self._epoch.number if self._epoch else -1
         return IntakeStats(self.stream, number, self.delivered, self._duplicates, self._refused, self._last_ns or 0)
+
+
+def _differ(one: Anchor, other: Anchor) -> bool:
+    """Whether no slew leads from one anchor to the other: another boot, or a step in between."""
+    return one.boot_id != other.boot_id or abs(one.wall(0) - other.wall(0)) > STEP_NS
 
 
 def before_unknown(before: Epoch | None, counter: str | None) -> bool:
