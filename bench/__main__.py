@@ -13,10 +13,11 @@ from bench.machine import described, load
 from bench.many_streams import many_streams
 from bench.places import BASE
 from bench.results import Row, table
+from bench.scpi import scpi
 from bench.settings import Settings, quick
 
 Benchmark = Callable[[Settings, Callable[[str], None]], list[Row]]
-BENCHMARKS: dict[str, Benchmark] = {"ingest": ingest, "many_streams": many_streams}
+BENCHMARKS: dict[str, Benchmark] = {"ingest": ingest, "many_streams": many_streams, "scpi": scpi}
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 

@@ -27,6 +27,9 @@ class Settings:
     """Streams of each instrument."""
     peer_s: float = 5.0
     """How long the peers of `many_streams` work."""
+    turns: int = 12
+    """How often each contestant of `scpi` has its turn."""
+    turn_s: float = 0.2
     only: Sequence[str] = ()
     """Contestants whose name contains one of these; all when empty."""
 
@@ -37,4 +40,4 @@ class Settings:
 
 def quick() -> Settings:
     """One round each."""
-    return Settings(rounds=1, ingest_s=1.0, warm_s=0.5, memory_s=10.0, streams_s=20.0, peer_s=2.0)
+    return Settings(rounds=1, ingest_s=1.0, warm_s=0.5, memory_s=10.0, streams_s=20.0, peer_s=2.0, turns=3)

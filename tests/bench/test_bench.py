@@ -21,7 +21,9 @@ TINY = Settings(
     instruments=2,
     streams=3,
     peer_s=0.1,
-    only=("scidaq", "Arrow", "SQLite"),
+    turns=1,
+    turn_s=0.05,
+    only=("scidaq", "Arrow", "SQLite", "PyVISA"),
 )
 
 
