@@ -37,3 +37,13 @@ def test_marks_never_go_back_and_never_run_ahead_of_the_files(tmp_path: Path) ->
     mark = rig.marks()
     assert mark is not None
     assert rig.read().source_rows[: mark.durable_rows] == list(range(mark.durable_rows))
+
+
+def test_a_commit_does_not_wait_for_its_time_when_the_ring_would_be_full_by_then(tmp_path: Path) -> None:
+    with Rig(tmp_path / "d", ring_bytes=2 << 20, sync_interval_ms=10_000) as rig:
+        for i in range(24):  # 3 MiB
+            rig.wait_for(lambda: rig.ring.stats().held_bytes < 1 << 20)
+            rig.send(i * 8192, 8192)
+        assert rig.ring.stats().refused_rows == 0
+        assert rig.book.durable_rows > 0
+    assert rig.read().source_rows == list(range(24 * 8192))

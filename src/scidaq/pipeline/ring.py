@@ -43,7 +43,7 @@ class Ring:
     """The newest entries of one stream. `offer` never blocks."""
 
     LOUD = 1 << 40
-    """What the bell is told when the ring is full: more than anybody waits for."""
+    """What the bell is told when the ring is half full: more than anybody waits for."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Ring:
                 self._trim()
             self._changed.notify_all()
         if self._bell is not None:
-            self._bell(self.stream, size)
+            self._bell(self.stream, self.LOUD if 2 * self._held >= self.capacity_bytes else size)
         return True
 
     def _trim(self) -> None:
@@ -209,6 +209,11 @@ class Hold:
     def blame(self, reason: Reason) -> None:
         """Why the ring will be full if it is: the disk, or that recording is too slow; from any thread."""
         self._why_full = reason
+
+    @property
+    def capacity_bytes(self) -> int:
+        """The most that may wait."""
+        return self._ring.capacity_bytes
 
     @property
     def waiting_bytes(self) -> int:

@@ -290,8 +290,8 @@ class Recorder:
             if track.pending_bytes >= BATCH_BYTES and not self._encode(track):
                 return
         writer = track.writer
-        if writer is not None and writer.at - writer.committed >= EARLY_BYTES:
-            self._segments.commit(track)
+        if writer is not None and writer.at - writer.committed >= min(EARLY_BYTES, track.reader.capacity_bytes // 4):
+            self._segments.commit(track)  # sooner than its time: the ring would be full by then
 
     def _encode(self, track: Track) -> bool:
         """Encode what has been looked at; False when that has to wait, for room on the disk or for a buffer."""
@@ -539,6 +539,10 @@ class _Nothing:
 
     def blame(self, reason: Reason) -> None:
         pass
+
+    @property
+    def capacity_bytes(self) -> int:
+        return 4 * EARLY_BYTES
 
     @property
     def waiting_bytes(self) -> int:

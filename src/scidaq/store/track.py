@@ -43,6 +43,10 @@ class Reader(Protocol):
         """Why rows will be refused if the ring runs full."""
 
     @property
+    def capacity_bytes(self) -> int:
+        """The most that may wait to be released."""
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes that have not been released."""
 
