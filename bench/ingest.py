@@ -20,7 +20,8 @@ from bench.processes import call
 from bench.recording import digitizer, recording, until
 from bench.results import Row, judged, rate, size
 from bench.settings import Settings
-from bench.writers import RAW, SURVIVORS, WRITERS, Outcome, Work
+from bench.surviving import READERS, SURVIVES, after_a_kill
+from bench.writers import OTHERS, RAW, WRITERS, Outcome, Work
 from scidaq.station import StationStats
 
 US, US_PACED = "scidaq", "scidaq, paced at 0.8 × raw"
@@ -31,26 +32,42 @@ NOMINAL_BYTES_S = 2e9
 STREAM = "adc/wave"
 
 
+Outcomes = dict[str, dict[int, Outcome]]
+"""Of each contestant, by the number of the round."""
+
+
 def ingest(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     """Both sample types."""
     say(f"ingest: {size(call(warm, settings.memory_s))} of memory touched")
-    return [row for dtype in ("float64", "int16") for row in _one(dtype, settings, say)]
+    fates = _fates(settings, say)
+    return [row for dtype in ("float64", "int16") for row in _one(dtype, fates, settings, say)]
 
 
-def _one(dtype: str, settings: Settings, say: Callable[[str], None]) -> list[Row]:
+def _fates(settings: Settings, say: Callable[[str], None]) -> dict[str, str]:
+    """What is left of each one's files after a kill: the worst of a few trials."""
+    work, fates = Work("float64", settings.table_bytes // 4, 0.0, 0.0), {}
+    for name in READERS:
+        if settings.wants(name) and not writers.missing(name):
+            said = [after_a_kill(name, work) for _ in range(settings.kills)]
+            fates[name] = next((one for one in said if one != SURVIVES), SURVIVES)
+            say(f"ingest: {name} {fates[name]}")
+    return fates
+
+
+def _one(dtype: str, fates: dict[str, str], settings: Settings, say: Callable[[str], None]) -> list[Row]:
     work = Work(dtype, settings.table_bytes, settings.warm_s, settings.ingest_s)
-    names = [n for n in (US, US_PACED, *WRITERS) if (n == RAW or settings.wants(n)) and not writers.missing(n)]
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in names}
+    wanted = [n for n in WRITERS if (n == RAW or settings.wants(n)) and (dtype == "float64" or n not in OTHERS)]
+    names = [n for n in (US, US_PACED) if settings.wants(n)] + [n for n in wanted if not writers.missing(n)]
+    outcomes: Outcomes = {name: {} for name in names}
     limit = _run(RAW, work, 0.0).speed  # the first of all runs is for warming up, and for the pace
     for number in range(settings.rounds):
-        for name in random.sample(names, len(names)):
-            outcome = _run(name, work, limit)
-            outcomes[name].append(outcome)
+        takers = [n for n in names if n not in OTHERS or number < settings.other_rounds]
+        for name in random.sample(takers, len(takers)):
+            outcome = outcomes[name][number] = _run(name, work, limit)
             say(f"ingest {dtype} round {number + 1}: {name} {rate(outcome.speed)} {outcome.cpu_s_per_gb:.2f} s/GB")
-        limit = median(o.speed for o in outcomes[RAW])
-    rows = [_row(dtype, name, outcomes) for name in names]
-    absent = [n for n in WRITERS if settings.wants(n) and writers.missing(n)]
-    return rows + [Row(f"ingest {dtype}", name, remarks="not installed") for name in absent]
+        limit = median(o.speed for o in outcomes[RAW].values())
+    rows = [_row(dtype, name, outcomes, fates.get(name, "")) for name in names]
+    return rows + [Row(f"ingest {dtype}", name, remarks="not installed") for name in wanted if name not in names]
 
 
 def _run(name: str, work: Work, limit: float) -> Outcome:
@@ -101,8 +118,8 @@ def _remarks(stats: StationStats) -> str:
     )
 
 
-def _row(dtype: str, name: str, outcomes: dict[str, list[Outcome]]) -> Row:
-    mine = outcomes[name]
+def _row(dtype: str, name: str, outcomes: Outcomes, fate: str) -> Row:
+    mine = list(outcomes[name].values())
     of_raw, cpu = _ratio(name, RAW, outcomes), median(o.cpu_s_per_gb for o in mine)
     spread = f"{rate(min(o.speed for o in mine))} to {rate(max(o.speed for o in mine))}" if len(mine) > 1 else ""
     worst = f"worst sync {max(o.worst_sync_s for o in mine) * 1e3:.0f} ms"
@@ -114,15 +131,16 @@ def _row(dtype: str, name: str, outcomes: dict[str, list[Outcome]]) -> Row:
     elif US in outcomes and name != RAW:
         ours = _ratio(US, name, outcomes)
         compared += f"; scidaq is {ours:.2f} × this"
-        least = TARGET_DIRECT if "direct chunks" in name else TARGET_OTHERS if name in SURVIVORS else 0.0
+        least = TARGET_DIRECT if "direct chunks" in name else TARGET_OTHERS if fate == SURVIVES else 0.0
         if least and dtype == "float64":
             target = judged(f"scidaq ≥ {least} ×", ours >= least)
-    remarks = ", ".join(part for part in (mine[-1].remarks, worst, spread) if part)
+    remarks = ", ".join(part for part in (mine[-1].remarks, fate, worst, spread) if part)
     return Row(
         f"ingest {dtype}", name, rate(median(o.speed for o in mine)), f"{cpu:.2f} s/GB", compared, target, remarks
     )
 
 
-def _ratio(one: str, other: str, outcomes: dict[str, list[Outcome]]) -> float:
-    """The median of what it was in each round: only neighbours can be compared."""
-    return median(a.speed / b.speed for a, b in zip(outcomes[one], outcomes[other], strict=True))
+def _ratio(one: str, other: str, outcomes: Outcomes) -> float:
+    """The median of what it was in each round that both took part in: only neighbours can be compared."""
+    both = outcomes[one].keys() & outcomes[other].keys()
+    return median(outcomes[one][number].speed / outcomes[other][number].speed for number in both)

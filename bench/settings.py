@@ -12,15 +12,19 @@ class Settings:
 
     rounds: int = 5
     """How often each contestant of `ingest` runs, in a new order each time."""
+    other_rounds: int = 2
+    """How many of these rounds those take part in that are far behind."""
+    kills: int = 2
+    """How often each peer is killed to see what is left."""
     ingest_s: float = 2.0
     """Length of the measured part of one run."""
     warm_s: float = 0.7
     """What goes before it: pages, buffers and ring are in their steady state then."""
-    memory_s: float = 90.0
+    memory_s: float = 60.0
     """How long free memory is touched at most before all else, so that the page cache is warm for those who use it."""
     table_bytes: int = 64 << 20
     """Size of the prepared samples, more than the caches hold."""
-    streams_s: float = 120.0
+    streams_s: float = 60.0
     """How long `many_streams` records."""
     instruments: int = 10
     streams: int = 100
@@ -40,4 +44,4 @@ class Settings:
 
 def quick() -> Settings:
     """One round each."""
-    return Settings(rounds=1, ingest_s=1.0, warm_s=0.5, memory_s=10.0, streams_s=20.0, peer_s=2.0, turns=3)
+    return Settings(rounds=1, kills=1, ingest_s=1.0, warm_s=0.5, memory_s=5.0, streams_s=20.0, peer_s=2.0, turns=3)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib.util
 import mmap
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,8 @@ Array = npt.NDArray[Any]
 ROWS, CHANNELS = 8192, 8
 SYNC_S = 0.2
 RAW_BYTES = 4 << 20
+SQLITE_BLOCKS = 4
+"""How many blocks are prepared as rows of Python."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +252,156 @@ def pytables(work: Work, directory: Path) -> Iterator[Acts]:
         yield write, sync
 
 
+@contextmanager
+def h5py_gzip(work: Work, directory: Path) -> Iterator[Acts]:
+    """Compressed as most do it, readable while it comes."""
+    import h5py
+
+    blocks = blocks_of(work)
+    with h5py.File(directory / "data.h5", "w", libver="latest") as file:
+        data = file.create_dataset(
+            "adc", (0, CHANNELS), work.dtype, maxshape=(None, CHANNELS), chunks=(ROWS, CHANNELS), compression="gzip"
+        )
+        file.swmr_mode = True
+        fd = int(file.id.get_vfd_handle())
+
+        def write(n: int) -> int:
+            data.resize((n + 1) * ROWS, axis=0)
+            data[n * ROWS :] = blocks[n % len(blocks)]
+            return work.block_bytes
+
+        def sync() -> None:
+            data.flush()
+            os.fsync(fd)
+
+        yield write, sync
+
+
+@contextmanager
+def zarr_chunks(work: Work, directory: Path) -> Iterator[Acts]:
+    """An array on the file system, a chunk per block, not compressed."""
+    zarr = import_module("zarr")
+    blocks = blocks_of(work)
+    place = directory / "data.zarr"
+    array = zarr.create_array(
+        place, shape=(0, CHANNELS), chunks=(ROWS, CHANNELS), dtype=work.dtype, compressors=None, overwrite=True
+    )
+    fresh: list[Path] = []
+
+    def write(n: int) -> int:
+        array.append(blocks[n % len(blocks)])
+        fresh.append(place / "c" / str(n) / "0")
+        return work.block_bytes
+
+    def sync() -> None:
+        for path in (*fresh, place / "zarr.json", *(path.parent for path in fresh), place / "c"):
+            _sync(path)
+        fresh.clear()
+
+    yield write, sync
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _columns(work: Work) -> list[Any]:
+    """The prepared samples as Arrow batches with a column per channel."""
+    import pyarrow as pa
+
+    names = [f"ch{c}" for c in range(CHANNELS)]
+    return [
+        pa.RecordBatch.from_arrays([pa.array(np.ascontiguousarray(b[:, c])) for c in range(CHANNELS)], names)
+        for b in blocks_of(work)
+    ]
+
+
+@contextmanager
+def feather(work: Work, directory: Path) -> Iterator[Acts]:
+    """An Arrow IPC file (Feather), which has its index at the end."""
+    import pyarrow as pa
+
+    batches = _columns(work)
+    with ExitStack() as stack:
+        file = stack.enter_context(open(directory / "data.feather", "wb", buffering=0))
+        writer = stack.enter_context(pa.ipc.new_file(file, batches[0].schema))
+
+        def write(n: int) -> int:
+            writer.write_batch(batches[n % len(batches)])
+            return work.block_bytes
+
+        yield write, lambda: os.fsync(file.fileno())
+
+
+@contextmanager
+def parquet(work: Work, directory: Path) -> Iterator[Acts]:
+    """A row group per block, without a dictionary and not compressed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = [pa.Table.from_batches([batch]) for batch in _columns(work)]
+    with ExitStack() as stack:
+        file = stack.enter_context(open(directory / "data.parquet", "wb", buffering=0))
+        writer = pq.ParquetWriter(file, tables[0].schema, use_dictionary=False, compression="none")
+        stack.enter_context(writer)
+
+        def write(n: int) -> int:
+            writer.write_table(tables[n % len(tables)])
+            return work.block_bytes
+
+        yield write, lambda: os.fsync(file.fileno())
+
+
+@contextmanager
+def duckdb(work: Work, directory: Path) -> Iterator[Acts]:
+    """A transaction every 200 ms, filled from Arrow."""
+    import pyarrow as pa
+
+    tables = [pa.Table.from_batches([batch]) for batch in _columns(work)]
+    database = import_module("duckdb").connect(str(directory / "data.duckdb"))
+    kind = {"float64": "DOUBLE", "int16": "SMALLINT"}[work.dtype]
+    database.execute(f"CREATE TABLE adc ({', '.join(f'ch{c} {kind}' for c in range(CHANNELS))})")
+    database.execute("BEGIN")
+
+    def write(n: int) -> int:
+        database.register("block", tables[n % len(tables)])
+        database.execute("INSERT INTO adc SELECT * FROM block")
+        return work.block_bytes
+
+    def sync() -> None:
+        database.execute("COMMIT")
+        database.execute("BEGIN")
+
+    yield write, sync
+    database.close()
+
+
+@contextmanager
+def sqlite_rows(work: Work, directory: Path) -> Iterator[Acts]:
+    """A row per row, a durable transaction every 200 ms."""
+    prepared = [[tuple(row) for row in block.tolist()] for block in blocks_of(work)[:SQLITE_BLOCKS]]
+    with closing(sqlite3.connect(directory / "data.sqlite", isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute(f"CREATE TABLE adc ({', '.join(f'ch{c}' for c in range(CHANNELS))})")
+        insert = f"INSERT INTO adc VALUES ({', '.join('?' * CHANNELS)})"
+        database.execute("BEGIN")
+
+        def write(n: int) -> int:
+            database.executemany(insert, prepared[n % len(prepared)])
+            return work.block_bytes
+
+        def sync() -> None:
+            database.execute("COMMIT")
+            database.execute("BEGIN")
+
+        yield write, sync
+
+
 RAW = "raw O_DIRECT"
 WRITERS: dict[str, Callable[[Work, Path], Any]] = {
     RAW: raw,
@@ -258,11 +411,17 @@ WRITERS: dict[str, Callable[[Work, Path], Any]] = {
     "Arrow IPC stream": arrow_stream,
     "npTDMS": tdms,
     "PyTables": pytables,
+    "Feather": feather,
+    "Parquet": parquet,
+    "zarr": zarr_chunks,
+    "h5py SWMR, gzip": h5py_gzip,
+    "DuckDB": duckdb,
+    "SQLite, rows": sqlite_rows,
 }
-NEEDS = {"npTDMS": "nptdms", "PyTables": "tables"}
+NEEDS = {"npTDMS": "nptdms", "PyTables": "tables", "zarr": "zarr", "DuckDB": "duckdb"}
 """What cannot be taken for granted."""
-SURVIVORS = ("h5py SWMR direct chunks", "h5py SWMR, flush per block", "Arrow IPC stream", "npTDMS")
-"""Those whose files can be read after a kill."""
+OTHERS = ("Feather", "Parquet", "zarr", "h5py SWMR, gzip", "DuckDB", "SQLite, rows")
+"""Those of which one sample type and a round or two say enough."""
 
 
 def missing(name: str) -> str:

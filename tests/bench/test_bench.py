@@ -9,10 +9,12 @@ from bench.machine import described, warm
 from bench.places import BASE, fresh, on_disk
 from bench.results import HEAD, Row, table
 from bench.settings import Settings
-from bench.writers import NEEDS, WRITERS, Outcome, Work, missing, pump, samples
+from bench.surviving import READERS, SURVIVES, UNREADABLE, after_a_kill
+from bench.writers import NEEDS, RAW, WRITERS, Outcome, Work, missing, pump, samples
 
 TINY = Settings(
     rounds=1,
+    kills=1,
     ingest_s=0.2,
     warm_s=0.2,
     memory_s=0.0,
@@ -96,7 +98,18 @@ def test_every_writer_writes(name):
     with fresh() as directory, WRITERS[name](work, directory) as (write, sync):
         size = write(0) + write(1)
         sync()
-        assert sum(path.stat().st_size for path in directory.iterdir()) >= size
+        assert on_disk(directory) >= size or "gzip" in name
+
+
+@pytest.mark.slow
+def test_a_killed_stream_is_read_up_to_its_torn_end_and_a_file_without_its_end_is_not():
+    work = Work("float64", 8 << 20, 0.0, 0.0)
+    assert after_a_kill("Arrow IPC stream", work) == SURVIVES
+    assert after_a_kill("Parquet", work) == UNREADABLE
+
+
+def test_every_writer_has_a_reader():
+    assert READERS.keys() == WRITERS.keys() - {RAW}
 
 
 @pytest.mark.parametrize("name", NEEDS)
