@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from scidaq.block import Block, Epoch, RangeSet
+from scidaq.block import Block, Epoch, Ledger, RangeSet
 from scidaq.errors import Corrupt
 from scidaq.store import Damage, Record, Segment, read_journal, scan, wire
 from tests.store.makers import (
@@ -347,3 +347,15 @@ def test_commits_of_a_journal_in_another_order_are_found() -> None:
     parts = pieces(data)
     parts[3] = pieces(other)[3]
     assert read(b"".join(parts))[1]
+
+
+def test_a_book_that_lost_rows_to_damage_is_newer_than_that_of_before_and_says_so_in_a_journal() -> None:
+    before, after = Ledger(300, 280, 20), Ledger(300, 230, 70, lost=50)
+    later = Ledger(300, 250, 50, lost=50)  # some rows of the gap came late
+    assert before.age < after.age < later.age
+    assert Ledger(*after.as_list()) == after
+    assert len(before.as_list()) == 6, "as it was always written"
+    records = [Record(EPOCH, None, 300, book) for book in (before, after)]
+    found, damage = read(journal_bytes([records]))
+    assert not damage
+    assert [r.ledger for r in found] == [before, after]

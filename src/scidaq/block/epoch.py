@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from scidaq.block.block import Block
@@ -105,6 +106,8 @@ class Ledger:
     """By the recording policy."""
     expired: int = 0
     """By retention."""
+    lost: int = 0
+    """Of those in gaps: rows that had their place in the book, and that damage has taken since."""
 
     @property
     def imbalance(self) -> int:
@@ -112,16 +115,17 @@ class Ledger:
         return self.delivered - (self.recorded + self.gaps + self.duplicates + self.left_out + self.expired)
 
     @property
-    def age(self) -> tuple[int, int]:
+    def age(self) -> tuple[int, int, int]:
         """Grows from each commit of an epoch to the next: of two books the one with the higher is the newer."""
-        return self.delivered, self.recorded + self.left_out + self.expired
+        return self.delivered, self.recorded + self.left_out + self.expired + self.lost, self.lost
 
     def as_list(self) -> list[int]:
-        """The six numbers in the order of the fields, as they go into files."""
-        return [self.delivered, self.recorded, self.gaps, self.duplicates, self.left_out, self.expired]
+        """The numbers in the order of the fields, as they go into files: six, and a seventh where any row is lost."""
+        six = [self.delivered, self.recorded, self.gaps, self.duplicates, self.left_out, self.expired]
+        return [*six, self.lost] if self.lost else six
 
     def __add__(self, other: Ledger) -> Ledger:
-        return Ledger(*(a + b for a, b in zip(self.as_list(), other.as_list(), strict=True)))
+        return Ledger(*(a + b for a, b in zip_longest(self.as_list(), other.as_list(), fillvalue=0)))
 
 
 class Entry(NamedTuple):

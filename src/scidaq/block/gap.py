@@ -34,6 +34,8 @@ class Reason(StrEnum):
     """A stage was too late to see them."""
     RETENTION = "retention"
     """They were removed by the rules of retention."""
+    CORRUPTION = "corruption"
+    """They were recorded, and damage to the disk or its files has taken them."""
     POLICY = "policy"
     """They were left out by the recording policy: said when reading, never recorded as a gap."""
     UNEXPLAINED = "unexplained"

@@ -45,6 +45,7 @@ _INTEGERS = (
     "stream epoch rows first t0 high delivered recorded gaps duplicates left_out expired".split()
 )  # int32 the first three, int64 the others
 _NARROW = 3
+_LEDGER = 6
 _ANNOUNCEMENT = -1
 
 
@@ -121,7 +122,7 @@ class JournalWriter:
     def _integers(record: Record, key: int) -> tuple[int, ...]:
         b = record.block
         place = (b.rows, b.first, b.t0_ns) if b is not None else (0, record.high, 0)
-        return (key, record.epoch.number, *place, record.high, *record.ledger.as_list())
+        return (key, record.epoch.number, *place, record.high, *record.ledger.as_list()[:_LEDGER])
 
     @staticmethod
     def _payload(record: Record) -> tuple[bytes, bytes]:
@@ -135,6 +136,8 @@ class JournalWriter:
                 payload = plain
         if record.gaps:
             extra["gaps"] = [g.as_json() for g in record.gaps]
+        if record.ledger.lost:
+            extra["lost"] = [record.ledger.lost]
         if record.left_out:
             extra["left_out"] = [list(r) for r in record.left_out]
         return orjson.dumps(extra) if extra else b"", payload
@@ -211,7 +214,7 @@ def _read_batch(
             epoch,
             block,
             high,
-            Ledger(*ledger),
+            Ledger(*ledger, *extra.get("lost", ())),
             tuple(Gap.from_json(epoch.stream, number, g) for g in extra.get("gaps", ())),
             tuple((a, b) for a, b in extra.get("left_out", ())),
         )

@@ -75,7 +75,8 @@ class Snapshot(NamedTuple):
         """The book as it goes to disk."""
         gaps = self.high - self.recorded - self.left_out - self.book.expired
         duplicates = self.duplicates + self.at_door
-        return Ledger(self.delivered, self.recorded, gaps, duplicates, self.left_out, self.book.expired)
+        b = self.book
+        return Ledger(self.delivered, self.recorded, gaps, duplicates, self.left_out, b.expired, b.lost)
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +87,8 @@ class Book:
     recorded: RangeSet = field(default_factory=RangeSet)
     left_out: RangeSet = field(default_factory=RangeSet)
     expired: int = 0
+    lost: int = 0
+    """Of the rows in gaps: those that damage has taken."""
     conflicting: RangeSet = field(default_factory=RangeSet)
     """Rows that came again with other content and were set aside."""
     set_aside: int = 0
