@@ -419,6 +419,20 @@ def test_any_layout_gives_each_row_once(tmp_path_factory: pytest.TempPathFactory
     assert got == [n for a, b in truth for n in range(a, b)][-wanted:]
 
 
+def test_a_stream_that_has_no_file_yet_has_no_rows(made: Made) -> None:
+    (made.path / "streams" / STREAM).mkdir(parents=True)
+    assert list(made.reader().blocks(STREAM, channels=["v"])) == made.reader().last(STREAM, rows=3) == []
+
+
+def test_the_last_seconds_hold_nothing_later_of_an_epoch_before(made: Made) -> None:
+    later = [block_of(PLAIN, 0, 100)]
+    earlier = [b.placed(STREAM, 1, b.first, b.t0_ns - 1000 * NS) for b in later]
+    made.put(SegmentName(0, 0, 0), segment_bytes(epoch_of(PLAIN), later))
+    made.put(SegmentName(1, 0, 0), segment_bytes(epoch_of(PLAIN, number=1), earlier))
+    items = made.reader().last(STREAM, seconds=0.01)
+    assert [(i.epoch, i.first, i.end) for i in items] == [(1, 89, 100)]
+
+
 def test_seconds_before_the_newest_row(made: Made) -> None:
     made.put(SegmentName(0, 0, 0), segment_bytes(epoch_of(PLAIN), cut(PLAIN, [10])))
     assert sum(b.rows for b in made.reader().last(STREAM, seconds=NS) if isinstance(b, Block)) == 10

@@ -7,7 +7,6 @@ the two must agree. It also sees every hole in the numbering and says why it is 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -50,7 +49,9 @@ class Timeline:
     def __init__(self, epoch: Epoch, row: int, t_ns: int) -> None:
         self._span = epoch.schema.span_ns
         self._rows, self._times = [row], [t_ns]
-        self._errors: deque[tuple[int, int]] = deque()
+        self._errors: list[int] = []
+        self._since_ns = t_ns
+        """From when on the errors were measured."""
         self._late_ns: int | None = None
         """The first of the estimates that have all been late since."""
 
@@ -67,11 +68,11 @@ class Timeline:
         never lies before the row before it.
         """
         t = self.at(row)
-        self._errors.append((t, t_ns - t))
-        if t - self._errors[0][0] < _SLEW_EVERY_NS:
+        self._errors.append(t_ns - t)
+        elapsed = t - self._since_ns
+        if elapsed < _SLEW_EVERY_NS:
             return t
-        elapsed = t - self._errors[0][0]
-        error = min(e for _, e in self._errors)
+        error, self._since_ns = min(self._errors), t
         self._errors.clear()
         if abs(error) < _SLEW_FROM_NS:
             return t

@@ -197,8 +197,13 @@ class Reader:
             raise RequestError("give either a number of rows or of seconds")
         if seconds is None:
             return self._last_rows(stream, rows or 0, channels)
-        newest = [b.last_ns for b in self._last_rows(stream, 1, None) if isinstance(b, Block)]
-        return list(self.blocks(stream, newest[0] - int(seconds * 1e9), None, channels)) if newest else []
+        newest = [b for b in self._last_rows(stream, 1, None) if isinstance(b, Block)]
+        if not newest:
+            return []
+        epoch, newest_ns = newest[0].epoch, newest[0].last_ns
+        items = self.blocks(stream, newest_ns - int(seconds * 1e9), None, channels)
+        # An epoch before may have later times, where the clock was set back.
+        return [i for item in items if (i := item if item.epoch >= epoch else _until(item, newest_ns)) is not None]
 
     def _last_rows(self, stream: str, rows: int, channels: Sequence[str] | None) -> list[Block | Gap]:
         out: list[Block | Gap] = []
@@ -237,7 +242,7 @@ class Reader:
 
     def _plan(self, stream: str) -> list[_Holding]:
         plan = self._holdings(stream, self._journal(), self._catalogued())
-        if not plan:
+        if not plan and stream not in self.names():
             import difflib
 
             near = difflib.get_close_matches(stream, self.names(), 1)
@@ -347,7 +352,10 @@ class Reader:
 
     def _check_channels(self, stream: str, plan: Sequence[_Holding], channels: Sequence[str]) -> None:
         epochs = (self._epoch_or_none(stream, h) for h in plan)
-        known = {n for epoch in epochs if epoch is not None for n in epoch.schema.names}
+        schemas = [epoch.schema for epoch in epochs if epoch is not None]
+        known = {n for schema in schemas for n in schema.names}
+        if not schemas:
+            return  # nobody knows
         if missing := [c for c in channels if c not in known]:
             raise RequestError(f"{stream} has no channel {', '.join(missing)}; it has {', '.join(sorted(known))}")
 
@@ -490,6 +498,13 @@ def _newest(items: list[Block | Gap], rows: int) -> list[Block | Gap]:
             rows -= item.rows
         out.append(item)
     return out[::-1]
+
+
+def _until(item: Block | Gap, end_ns: int) -> Block | Gap | None:
+    """What of it is not later than a time."""
+    if isinstance(item, Block):
+        return _within(item, None, end_ns + 1, 0)
+    return item if item.start_ns is None or item.start_ns <= end_ns else None
 
 
 class _Window(NamedTuple):
