@@ -114,18 +114,21 @@ def nothing_left(what: str) -> Iterator[None]:
         assert time.monotonic() < deadline, f"{what}: threads left over: {left}"
         time.sleep(0.005)
     if descriptors() != open_before:
+        gc.unfreeze()  # a station freezes what is there when it starts
         gc.collect()  # a map is given back when nothing refers to it
-    open_after = descriptors()
-    assert open_after <= open_before, f"{what}: open files left over: {sorted(open_after - open_before)}"
+    left_open = descriptors() - open_before
+    assert not left_open, f"{what}: open files left over: {sorted(left_open)}"
 
 
-def descriptors() -> set[str]:
-    """What this process has open, as far as the system tells."""
-    out = set()
+def descriptors() -> Counter[str]:
+    """What this process has open or mapped, by name, as far as the system tells."""
+    out: Counter[str] = Counter()
     here = Path("/proc/self/fd")
-    for name in os.listdir(here) if here.is_dir() else ():
+    for number in os.listdir(here) if here.is_dir() else ():
         try:
-            out.add(os.readlink(here / name))
+            name = os.readlink(here / number).removesuffix(" (deleted)")
         except OSError:
             continue  # the listing's own
-    return {name for name in out if name.startswith("/") and not name.startswith(("/proc/", "/dev/"))}
+        if name.startswith("/") and not name.startswith(("/proc/", "/dev/")):
+            out[name] += 1
+    return out

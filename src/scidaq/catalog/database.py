@@ -8,6 +8,7 @@ this module. SQLite by default, PostgreSQL by URL.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from scidaq.catalog.facts import Fact, FactsLog, canonical
 from scidaq.errors import CatalogDamaged, CatalogError, Corrupt
+
+log = structlog.get_logger(__name__)
 
 metadata = sa.MetaData(
     naming_convention={
@@ -47,12 +51,14 @@ REVISIONS = ("0001",)
 """The schema's versions, oldest first; the last one is what this program needs."""
 
 FILE = "catalog.sqlite"
-BUSY_MS = 10_000
-"""How long a statement waits for another process's transaction."""
+BUSY_MS = 2_000
+"""How long a statement waits for another process's transaction: a start must not wait long for a catalog."""
 Merge = Callable[[sa.ColumnElement[Any], sa.ColumnElement[Any]], sa.ColumnElement[Any]]
 """The old value of a column and the new one to the one that is kept."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _CHUNK = 500
+_NOT_NOW = (OperationalError, sqlite3.OperationalError)
+"""What a database raises that may do it another time: no room, no right, an I/O error, a lock."""
 _MEND = "it holds nothing of its own: move it away, and the next start makes it again from segments and facts"
 
 
@@ -69,47 +75,62 @@ class Projected:
 class Catalog:
     """One database, open. Its methods may be called from any thread; writing is the station's alone."""
 
-    def __init__(self, engine: sa.Engine, place: str, is_new: bool) -> None:
-        self._engine = engine
-        self._place = place
-        self.is_new = is_new
-        """Whether its tables were made just now: everything is to be projected again."""
+    def __init__(self, engine: sa.Engine, place: str, read_only: bool, look_at_all: bool) -> None:
+        self._engine, self._place = engine, place
+        self._read_only, self._look_at_all = read_only, look_at_all
+        self._lock = threading.Lock()
+        self._ready = False
+        self.is_new = False
+        """Whether its tables were made by this opening: everything is to be projected again."""
 
     @classmethod
-    def open(cls, where: Path | str, *, read_only: bool = False, set_aside_damaged: bool = False) -> Self:
+    def open(
+        cls, where: Path | str, *, read_only: bool = False, set_aside_damaged: bool = False, later: bool = False
+    ) -> Self:
         """The catalog of a data directory, or the one at a database URL, upgraded to the schema of this program.
 
         With `read_only` nothing is made or upgraded. With `set_aside_damaged` every page is looked at, and a file that
-        is no sound database is moved to `quarantine/` and a new one made. Raises `CatalogError` when it cannot be
-        opened, or belongs to a newer scidaq.
+        is no sound database is moved to `quarantine/` and a new one made. With `later` a database that cannot be used
+        now (the disk is full, somebody has locked it) is no error: each use tries again, and raises until it can.
+        Raises `CatalogError` when it cannot be opened, or belongs to a newer scidaq.
         """
         if isinstance(where, str) and "://" in where:
-            return cls._opened(_server(where), sa.make_url(where).render_as_string(), read_only)
+            return cls._opened(cls(_server(where), sa.make_url(where).render_as_string(), read_only, False), later)
         path = Path(where).absolute() / FILE
         if read_only and not path.exists():
             raise CatalogError(f"there is no catalog at {path}; the station makes it when it starts")
         try:
-            return cls._opened(_file(path, read_only), str(path), read_only, look_at_all=set_aside_damaged)
+            return cls._opened(cls(_file(path, read_only), str(path), read_only, set_aside_damaged), later)
         except CatalogDamaged:
             if read_only or not set_aside_damaged:
                 raise
             set_aside(path.parent)
-            return cls._opened(_file(path, read_only), str(path), read_only)
+            return cls._opened(cls(_file(path, read_only), str(path), read_only, False), later)
 
     @classmethod
-    def _opened(cls, engine: sa.Engine, place: str, read_only: bool, look_at_all: bool = False) -> Self:
+    def _opened(cls, catalog: Self, later: bool) -> Self:
         try:
-            with _explained(place):
-                if look_at_all:
-                    _look_at_all(engine, place)
-                version = _version(engine)
-                _check_version(version, place, read_only)
+            catalog._prepare()
+        except BaseException as error:
+            if not (later and isinstance(error, CatalogError) and isinstance(error.__cause__, _NOT_NOW)):
+                catalog.close()
+                raise
+            log.warning("the catalog cannot be opened; it is tried again when it is used", error=str(error))
+        return catalog
+
+    def _prepare(self) -> None:
+        """Look whether it is sound and of this version, and upgrade it; once, as soon as that succeeds."""
+        with self._lock:
+            if self._ready:
+                return
+            with _explained(self._place):
+                if self._look_at_all:
+                    _look_at_all(self._engine, self._place)
+                version = _version(self._engine)
+                _check_version(version, self._place, self._read_only)
                 if version != REVISIONS[-1]:
-                    _upgrade(engine)
-        except BaseException:
-            engine.dispose()
-            raise
-        return cls(engine, place, is_new=version is None)
+                    _upgrade(self._engine)
+            self.is_new, self._ready = version is None, True
 
     # ---- transactions ----
 
@@ -119,6 +140,7 @@ class Catalog:
 
         Raises `CatalogError` where the database does.
         """
+        self._prepare()
         with _explained(self._place), self._engine.connect() as conn:
             conn = conn.execution_options(sqlite_begin="BEGIN IMMEDIATE")
             with conn.begin():
@@ -127,6 +149,7 @@ class Catalog:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A transaction that reads: everything in it sees one state of the catalog."""
+        self._prepare()
         with _explained(self._place), self._engine.connect() as conn:
             if self._engine.dialect.name == "postgresql":
                 conn = conn.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -327,10 +350,11 @@ def _explained(place: str) -> Iterator[None]:
     """What the database says, as a `CatalogError` with the place and what to do."""
     try:
         yield
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.Error) as error:  # the latter while a connection is being prepared
+        said = error.orig if isinstance(error, DBAPIError) else error
         # sqlite3 raises its DatabaseError itself, not one of its heirs, for "malformed" and "not a database".
-        if type(error.orig) is sqlite3.DatabaseError:
-            raise CatalogDamaged(f"the catalog at {place} is damaged ({error.orig}); {_MEND}") from error
-        raise CatalogError(f"catalog at {place}: {error.orig}") from error
+        if type(said) is sqlite3.DatabaseError:
+            raise CatalogDamaged(f"the catalog at {place} is damaged ({said}); {_MEND}") from error
+        raise CatalogError(f"catalog at {place}: {said}") from error
     except SQLAlchemyError as error:
         raise CatalogError(f"catalog at {place}: {error}") from error

@@ -142,11 +142,12 @@ class Station:
         if self._space.free < SPACE_TO_START:
             raise OSError(errno.ENOSPC, "too little space to start")
         self._facts = stack.enter_context(FactsLog.open(data_dir / "facts", clock, files))
-        self._catalog = Catalog.open(data_dir, set_aside_damaged=True)
+        self._catalog = Catalog.open(data_dir, set_aside_damaged=True, later=True)
         stack.callback(lambda: self._catalog.close())  # recovery may have put another in its place
         self.recovered = self._recover()
         self._projector = Projector(self._catalog, data_dir, clock)
         self._projector.behind(self._untold)
+        self._untold = ()
         self._projector.start()
         stack.callback(self._projector.close)
         stack.callback(self._note_end)
@@ -216,7 +217,7 @@ class Station:
         self._made_again = True
         self._catalog.close()
         log.warning("the catalog is damaged and made again", error=str(error), kept=str(set_aside(self.plan.data_dir)))
-        self._catalog = Catalog.open(self.plan.data_dir)
+        self._catalog = Catalog.open(self.plan.data_dir, later=True)
 
     def _open_recorder(self, stack: ExitStack) -> None:
         recovered = self.recovered
@@ -234,7 +235,10 @@ class Station:
         for stream, stand in recovered.stands.items():
             self._recorder.resume(stream, stand)
         self._recorder.adopt_journals(recovered.journals)
-        self._stands = dict(recovered.stands)
+        # Not the segments and the journal's rows themselves: each has its file mapped, and a file that is removed would
+        # keep its room on the disk.
+        self._stands = {stream: replace(stand, journalled=[]) for stream, stand in recovered.stands.items()}
+        self.recovered = replace(recovered, stands={}, found=[])
         self._ended = False
         self._recorder.start()
         stack.callback(self._close_recorder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import orjson
@@ -99,14 +100,14 @@ def recover(data_dir: Path, files: Files, clock: Clock, station: str, known: dic
         sealed = known.get(stream, {})
         segments: list[tuple[SegmentName, Known | Found]] = []
         names = segment_files(directory)
-        for name, path in names:
+        following = [name for name, _ in names[1:]]
+        for (name, path), behind in zip_longest(names, following):
             if (row := sealed.get(path.name)) is not None:
                 segments.append((name, row))
                 continue
             before = [s for n, s in segments if n.epoch == name.epoch]
             explained = journalled.get((stream, name.epoch), ())
-            newest = path == names[-1][1]
-            found = _recover_segment(data_dir, files, clock, station, path, before, explained, newest, out)
+            found = _recover_segment(data_dir, files, clock, station, path, before, explained, behind, out)
             if found is not None:
                 out.found.append(found)
                 segments.append((name, found))
@@ -144,16 +145,16 @@ def _recover_segment(
     path: Path,
     before: Sequence[Known | Found],
     explained: Sequence[Gap],
-    newest: bool,
+    behind: SegmentName | None,
     out: Recovered,
 ) -> Found | None:
     data = files.map(path)
-    segment = _load(data, path, newest)
+    segment = _load(data, path, behind)
     if segment.epoch is None or not segment.facts:
         log.error("a segment without a schema is put aside", path=str(path))
         _set_aside(data_dir, files, clock, path, data, "the schema is damaged", out)
         return None
-    if not segment.ended or (newest and segment.torn):
+    if not segment.ended or (segment.torn and not _proven(segment, behind)):
         segment, data = _seal(data_dir, files, clock, station, segment, before, explained, out)
     return found_segment(segment, len(data))
 
@@ -183,19 +184,32 @@ def _last_ns(segment: Segment, message: wire.Message) -> int:
     return int(message.facts["t0"]) + (schema.span_ns(message.rows - 1) if schema and schema.rate else 0)
 
 
-def _load(data: memoryview, path: Path, newest: bool) -> Segment:
+def _load(data: memoryview, path: Path, behind: SegmentName | None) -> Segment:
     """A segment with its headers walked, and every byte checked from where it was not known to be durable.
 
-    A seal proves the rest only where another segment has been begun since, which waits for the seal to be durable: of
-    the newest, any part of the last commit may have survived a power cut, the seal and not what it seals.
+    `behind` is the next segment of the stream. Of one whose seal proves nothing any part of the last commit may have
+    survived a power cut or a failed sync, the seal and not what it seals.
     """
     segment = Segment(data, path, check=False)
-    if segment.sealed and not newest:
+    if segment.sealed and _proven(segment, behind):
         return segment
     for message in segment.batches:
         if message.at >= segment.durable and message.crc != wire.checksum(data, message, previous_of(message)):
             return Segment(data, path, check=True)
     return Segment(data, path, check=True) if segment.damage else segment
+
+
+def _proven(segment: Segment, behind: SegmentName | None) -> bool:
+    """Whether a seal proves the rest: another segment has been begun since, which waits for the seal to be durable.
+
+    Unless that one has rows of this again, of a higher generation: then the sync of the seal failed.
+    """
+    mine = SegmentName.parse(segment.path.name)
+    if behind is None or mine is None or segment.seal is None:
+        return False
+    if behind.epoch > mine.epoch or behind.generation <= mine.generation:
+        return True
+    return behind.first >= max((end for _, end in segment.seal["ranges"]), default=mine.first)
 
 
 def _seal(

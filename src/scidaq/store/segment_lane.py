@@ -308,7 +308,9 @@ class SegmentLane:
         track = self._open.pop(target, None)
         if track is None:
             return []
-        self.abandoned += target is not track.target  # its seal failed, and another one has been begun
+        if target is not track.target:  # its seal failed, and another one has been begun, perhaps
+            self.abandoned += 1
+            track.generation += 1  # by which recovery knows that the seal proves nothing
         return [track]
 
     def abandon(self, track: Track) -> None:
