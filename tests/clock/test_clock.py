@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scidaq.clock import SLEW_FROM_NS, SLEW_PPM, STEP_NS, Anchor, AnchoredClock, Clock, Slew, SystemClock
+from scidaq.clock import SLEW_FROM_NS, SLEW_PPM, STEP_NS, AnchoredClock, Clock, Slew, SystemClock
 from scidaq.testing import FakeClock
+from tests.clock.shifted import ShiftedClock
 
 NS = 1_000_000_000
 T0 = 1_750_000_000 * NS
@@ -146,18 +146,8 @@ def test_an_anchor_that_is_noted_while_time_is_being_bent_says_what_is_left() ->
     assert clock.anchor.uncertainty_ns == 1
 
 
-class Wrong(SystemClock):
-    """The machine's clock, with a wall clock that a test has put wrong."""
-
-    wrong_ns = 0
-
-    def _take(self) -> Anchor:
-        seen = super()._take()
-        return replace(seen, wall_ns=seen.wall_ns + self.wrong_ns)
-
-
 def test_time_does_not_go_back_for_those_who_read_it_while_another_thread_bends_it() -> None:
-    clock = Wrong()
+    clock = ShiftedClock()
     stop = threading.Event()
 
     def bend() -> None:

@@ -145,6 +145,7 @@ class Station:
         self._catalog = Catalog.open(data_dir, set_aside_damaged=True, later=True)
         stack.callback(lambda: self._catalog.close())  # recovery may have put another in its place
         self.recovered = self._recover()
+        self._doubt_clock(self.recovered.stands)
         self._projector = Projector(self._catalog, data_dir, clock)
         self._projector.behind(self._untold)
         self._untold = ()
@@ -362,13 +363,19 @@ class Station:
     # ---- watching ----
 
     def _watch_clock(self) -> None:
-        """Take a new anchor when the wall clock was stepped; every stream then begins a new epoch."""
+        """Follow the wall clock; when it was stepped, every stream begins a new epoch."""
         while not self._clock.wait(self._stop, CLOCK_WATCH_S):
-            drift = self._clock.drift_ns()
-            if abs(drift) > STEP_NS:
+            if by_ns := self._clock.follow():
                 self._clock_steps += 1
-                log.warning("the wall clock was stepped", by_s=drift / 1e9)
-                self._clock.reanchor()
+                log.warning("the wall clock was stepped", by_s=by_ns / 1e9)
+
+    def _doubt_clock(self, stands: Mapping[str, Stand]) -> None:
+        """Say so when this machine's clock lies before what has been recorded: it is wrong now, or was then."""
+        known = [("the station was made", self._station.created_ns)]
+        known += [(f"the newest row of {stream} was recorded", stand.book.last_ns) for stream, stand in stands.items()]
+        what, newest_ns = max(known, key=lambda one: one[1])
+        if (behind_ns := newest_ns - self._clock.now_ns()) > STEP_NS:
+            log.warning("the clock of this machine lies in the past; check it", since=what, by_s=behind_ns / 1e9)
 
     def stats(self) -> StationStats:
         """A snapshot, from any thread."""
