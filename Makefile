@@ -61,6 +61,10 @@ crash: $(VENV)/.dev $(VENV)/.self ## kill -9 a recording station KILLS times, an
 powercut: $(VENV)/.dev $(VENV)/.self ## cut the power N times while recording, with any part of the unsynced bytes left
 	"$(BIN)/python" -m pytest tests/crash/test_power_cut.py --kills=$(N) --timeout=0 $(ARGS)
 
+.PHONY: faults
+faults: $(VENV)/.dev $(VENV)/.self ## let the disk fail at every operation of a life, in every way (about half an hour)
+	"$(BIN)/python" -m pytest tests/faults --lives=0 --timeout=0 $(ARGS)
+
 .PHONY: lock
 lock: .venv-lock/.made ## regenerate the lock files (ARGS=--upgrade for newer versions)
 	$(LOCK) pyproject.toml -o requirements.lock

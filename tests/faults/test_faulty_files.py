@@ -136,6 +136,11 @@ def test_a_full_disk_has_room_again_when_something_is_removed(tmp_path: Path) ->
     files.remove(tmp_path / "a")
     files.remove(tmp_path / "b")
     assert files.free_space(tmp_path) == 10 * PAGE
+    with files.create(tmp_path / "c") as file:
+        with pytest.raises(OSError, match="No space"):
+            files.reserve(file, 11 * PAGE)
+        files.reserve(file, 4 * PAGE)
+    assert files.free_space(tmp_path) == 6 * PAGE
 
 
 def test_a_slow_disk_takes_its_time_and_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from scidaq.block import StreamSpec
+from scidaq.errors import StationError
 from scidaq.store import recorder
 from scidaq.testing.faults import DiskFault, FaultyFiles
 from tests.balance.rig import OTHER, Recording, Rig
@@ -44,7 +45,7 @@ class Life:
             try:
                 self.rig.open()
                 return
-            except OSError:
+            except (OSError, StationError):
                 self.refused += 1
                 with suppress(AttributeError):  # it may not have come to it
                     self.rig._lock.close()

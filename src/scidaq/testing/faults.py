@@ -13,7 +13,7 @@ life of the files. `eio@17` refuses the seventeenth operation and no other, `eno
 | `torn` | append | a part that ends anywhere is written, then the device reports an error |
 | `lost` | sync | an error, as Linux gives it: pages since the last good sync are gone, and it will not say so again |
 | `slow` | every verb | it takes 50 to 500 ms, and succeeds |
-| `full` | append | the disk has room for k bytes; what is removed or cut gives room back |
+| `full` | append, reserve | the disk has room for k bytes; what is removed or cut gives room back |
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from scidaq.store import Buffer, File, Files
 from scidaq.testing.crashing import VERBS, WatchedFiles
 
 _PAGE = 4096
-_NEED_ROOM = ("create", "append", "sync", "rename", "sync_dir", "lock")
+_NEED_ROOM = ("create", "append", "reserve", "sync", "rename", "sync_dir", "lock")
 STRIKES: dict[str, tuple[str, ...]] = {
     "eio": VERBS,
     "enospc": _NEED_ROOM,
@@ -42,7 +42,7 @@ STRIKES: dict[str, tuple[str, ...]] = {
     "torn": ("append",),
     "lost": ("sync",),
     "slow": VERBS,
-    "full": ("append",),
+    "full": ("append", "reserve"),
 }
 """The kinds of faults, and the verbs that each can strike."""
 _WRITTEN = re.compile(r"([a-z]+)@(\d+)(?:(\+)(\d*))?")
@@ -160,19 +160,28 @@ class FaultyFiles(WatchedFiles):
 
     def _take_room(self, file: File, pieces: Sequence[Buffer], size: int) -> None:
         """Write what there is room for, and refuse the rest."""
-        for fault in self.faults:
-            if fault.kind != "full" or self._released:
-                continue
+        for fault in self._full():
             with self._guard:
-                room = fault.at - self._used
-                self._used += size if size <= room else 0
-            if size > room:
+                room = max(0, fault.at - self._used)
+                part = size if size <= room else room // _PAGE * _PAGE
+                self._used += part
+            if part < size:
                 self._note(fault, "append", file.path)
-                part = max(0, room) // _PAGE * _PAGE
                 self._begin(file, pieces, part)
-                with self._guard:
-                    self._used += part
                 raise self._error(fault, file.path)
+
+    def _full(self) -> list[DiskFault]:
+        return [] if self._released else [f for f in self.faults if f.kind == "full"]
+
+    def reserve(self, file: File, size: int) -> None:
+        for fault in self._full():
+            with self._guard:
+                fits = file.size + fault.at - self._used >= size
+                self._used += max(0, size - file.size) if fits else 0
+            if not fits:
+                self._note(fault, "reserve", file.path)
+                raise self._error(fault, file.path)
+        super().reserve(file, size)
 
     def _begin(self, file: File, pieces: Sequence[Buffer], size: int) -> None:
         """Write the first bytes only, as the system may: a direct file too may be left with an end inside a page."""
@@ -247,8 +256,7 @@ class FaultyFiles(WatchedFiles):
 
     def free_space(self, path: Path) -> int:
         free = super().free_space(path)
-        rooms = [f.at - self._used for f in self.faults if f.kind == "full" and not self._released]
-        return max(0, min([free, *rooms]))
+        return max(0, min([free, *(fault.at - self._used for fault in self._full())]))
 
 
 def _size(path: Path) -> int:
