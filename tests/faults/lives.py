@@ -40,6 +40,8 @@ class Tally:
     refused: int = 0
     """Starts that were refused with a clear error."""
     rows_compared: int = 0
+    to_gaps: int = 0
+    """Rows that were never durable and are in a gap with its reason."""
     rows_lost: int = 0
     wrong_values: int = 0
     slowest_s: float = 0.0
@@ -49,7 +51,7 @@ class Tally:
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(self.struck.items()))
         return (
             f"{self.lives} lives, {sum(self.struck.values())} faults ({kinds}), {self.refused} starts refused, "
-            f"{self.rows_compared} rows compared, {self.rows_lost} durable rows lost, "
+            f"{self.rows_compared} rows compared, {self.to_gaps} in gaps, {self.rows_lost} durable rows lost, "
             f"{self.wrong_values} wrong values, {len(self.problems)} problems, slowest life {self.slowest_s:.1f} s"
         )
 
@@ -72,7 +74,7 @@ def sweep(lead: Lead, root: Path, lives: int) -> Tally:
     faults = list(faults_of(os.environ.get("SCIDAQ_FAULT", "")))
     if not faults:
         dice = random.Random(seed)
-        faults = every_fault({kind: sound.operations(kind) for kind in STRIKES}, dice)
+        faults = every_fault({kind: sound.operations(kind) for kind in STRIKES}, sound.used_bytes, dice)
         dice.shuffle(faults)
         faults = faults[: lives or None]
     for n, fault in enumerate(faults):
@@ -90,8 +92,8 @@ def sweep(lead: Lead, root: Path, lives: int) -> Tally:
     return tally
 
 
-def every_fault(operations: dict[str, int], rng: random.Random) -> list[DiskFault]:
-    """Each kind at each operation once; and, lasting for some operations or until they are released, at some."""
+def every_fault(operations: dict[str, int], used_bytes: int, rng: random.Random) -> list[DiskFault]:
+    """Each kind at each operation once; lasting for some operations or until they are released, at some; full disks."""
     once = [DiskFault(kind, k) for kind in KINDS for k in range(1, operations[kind] + 1)]
     longer = [
         DiskFault(kind, k, rng.choice((2, 5, 12, 0)))
@@ -99,7 +101,8 @@ def every_fault(operations: dict[str, int], rng: random.Random) -> list[DiskFaul
         for k in range(1, operations[kind] + 1, 3)
     ]
     slow = [DiskFault("slow", k, rng.choice((1, 1, 3))) for k in range(1, operations["slow"] + 1, 4)]
-    return once + longer + slow
+    full = [DiskFault("full", rng.randrange(used_bytes), 0) for _ in range(operations["full"] // 4)]
+    return once + longer + slow + full
 
 
 @contextmanager

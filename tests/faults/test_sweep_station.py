@@ -48,7 +48,13 @@ def plan_of(data_dir: Path, clock: SystemClock) -> StationPlan:
             supervision=IMPATIENT,
         )
 
-    options = Options(sync_interval_ms=20, segment_bytes=1 << 17, journal_move_s=0.05)
+    options = Options(
+        sync_interval_ms=20,
+        segment_bytes=1 << 17,
+        journal_move_s=0.05,
+        low_space_bytes=256 << 10,
+        ballast_bytes=256 << 10,
+    )
     return StationPlan(data_dir, "faults", tuple(instrument(n) for n in CHOSEN), options)
 
 

@@ -102,6 +102,11 @@ class FaultyFiles(WatchedFiles):
         with self._guard:
             return sum(self._all[verb] for verb in STRIKES[kind])
 
+    @property
+    def used_bytes(self) -> int:
+        """Bytes written less those given back, as a budget counts them."""
+        return self._used
+
     def release(self) -> None:
         """The disk is sound from now on."""
         self._released = True
@@ -160,27 +165,29 @@ class FaultyFiles(WatchedFiles):
 
     def _take_room(self, file: File, pieces: Sequence[Buffer], size: int) -> None:
         """Write what there is room for, and refuse the rest."""
-        for fault in self._full():
-            with self._guard:
-                room = max(0, fault.at - self._used)
-                part = size if size <= room else room // _PAGE * _PAGE
-                self._used += part
-            if part < size:
-                self._note(fault, "append", file.path)
-                self._begin(file, pieces, part)
-                raise self._error(fault, file.path)
+        full = self._full()
+        with self._guard:
+            room = max(0, full.at - self._used) if full is not None else size
+            part = size if size <= room else room // _PAGE * _PAGE
+            self._used += part
+        if full is not None and part < size:
+            self._note(full, "append", file.path)
+            self._begin(file, pieces, part)
+            raise self._error(full, file.path)
 
-    def _full(self) -> list[DiskFault]:
-        return [] if self._released else [f for f in self.faults if f.kind == "full"]
+    def _full(self) -> DiskFault | None:
+        """The budget, while there is one: the smallest."""
+        budgets = [] if self._released else [f for f in self.faults if f.kind == "full"]
+        return min(budgets, key=lambda f: f.at, default=None)
 
     def reserve(self, file: File, size: int) -> None:
-        for fault in self._full():
-            with self._guard:
-                fits = file.size + fault.at - self._used >= size
-                self._used += max(0, size - file.size) if fits else 0
-            if not fits:
-                self._note(fault, "reserve", file.path)
-                raise self._error(fault, file.path)
+        full, more = self._full(), max(0, size - file.size)
+        with self._guard:
+            fits = full is None or self._used + more <= full.at
+            self._used += more if fits else 0
+        if full is not None and not fits:
+            self._note(full, "reserve", file.path)
+            raise self._error(full, file.path)
         super().reserve(file, size)
 
     def _begin(self, file: File, pieces: Sequence[Buffer], size: int) -> None:
@@ -256,7 +263,8 @@ class FaultyFiles(WatchedFiles):
 
     def free_space(self, path: Path) -> int:
         free = super().free_space(path)
-        return max(0, min([free, *(fault.at - self._used for fault in self._full())]))
+        full = self._full()
+        return free if full is None else max(0, min(free, full.at - self._used))
 
 
 def _size(path: Path) -> int:
