@@ -215,3 +215,9 @@ def test_a_small_file_that_cannot_be_written_leaves_nothing_in_the_way(tmp_path:
         with pytest.raises(OSError, match="made by"):
             publish(files, tmp_path / "a", bytes(10_000))
         assert list(tmp_path.iterdir()) == [], fault
+
+
+def test_a_directory_is_made_in_an_empty_one_that_one_works_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_directory(system_files(), Path("a/b"))
+    assert (tmp_path / "a" / "b").is_dir()

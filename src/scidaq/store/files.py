@@ -249,7 +249,7 @@ def make_directory(files: Files, path: Path) -> None:
     One that is there and empty may be the work of somebody who did not come to the sync, so it is done again.
     """
     there = path.is_dir()
-    if there and not _empty(path):
+    if path == path.parent or (there and not _empty(path)):  # `.` is its own parent, as the root is
         return
     make_directory(files, path.parent)
     with contextlib.suppress(FileExistsError):
