@@ -247,7 +247,8 @@ class Store:
             ring = TappedRing(stream, ring_bytes, bell=recorder.bell, tap=tap(stream))
             stand = found.stands.get(stream)
             self.rings[stream], self.holds[stream] = ring, ring.hold()
-            self.intakes[stream] = Intake(stream, ring, self.clock, stand.resume() if stand else None)
+            resume, next_epoch = stand.resume() if stand else None, found.next_epochs.get(stream, 0)
+            self.intakes[stream] = Intake(stream, ring, self.clock, resume, next_epoch)
             recorder.add(stream, self.holds[stream], policy, pre_trigger_ns)
         self.turn()
 

@@ -317,6 +317,20 @@ def test_a_restart_goes_on_where_the_numbering_was() -> None:
     assert door.blocks()[-1].t0_ns == T0 + 130 * MS
 
 
+def test_no_epoch_gets_the_number_of_one_whose_files_are_damaged() -> None:
+    before = Door1()
+    before.intake.accept(rows(100, 10))
+    (epoch,) = before.epochs()
+    resume = Resume(epoch, 10, RangeSet([(0, 10)]), last_ns=T0 + 109 * MS, last_row=9)
+    for known in (resume, None):
+        door = Door1()
+        door.intake = Intake("dev/wave", door.ring, door.clock, known, next_epoch=3)
+        door.intake.begin(SPEC)
+        door.intake.accept(rows(130, 10))
+        assert [(e.number, e.origin) for e in door.epochs()] == [(3, 130)]
+        assert [(g.epoch, g.rows, g.reason) for g in door.gaps()] == [(3, None, Reason.CORRUPTION)]
+
+
 def test_a_source_without_numbers_says_that_it_does_not_know() -> None:
     spec = StreamSpec("wave", PLAIN, None)
     door = Door1(spec=spec)

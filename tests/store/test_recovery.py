@@ -541,6 +541,17 @@ def test_the_epoch_of_a_lost_segment_leaves_no_hole_in_the_numbers(data_dir: Pat
     clean(data_dir)
 
 
+def test_the_number_of_a_damaged_epoch_that_had_rows_is_not_given_again(data_dir: Path) -> None:
+    put(data_dir, NAME, GROWING)
+    data = bytearray(segment_bytes(epoch_of(PLAIN, number=1), [block_of(PLAIN, 0, 10, epoch=1)]))
+    data[0] ^= 1
+    put(data_dir, SegmentName(1, 0, 0), bytes(data))
+    for _ in range(2):  # the second time it has been put aside
+        out = act(data_dir)
+        assert out.stands[STREAM].book.epoch.number == 0
+        assert out.next_epochs == {STREAM: 2}
+
+
 def epochs(count: int) -> Callable[[int], Epoch]:
     return lambda n: epoch_of(PLAIN, number=n % count)
 

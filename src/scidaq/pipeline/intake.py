@@ -25,6 +25,7 @@ _LATE_NS = 5_000_000_000
 """How long every estimate has to be late before it is not the blocks that were held up."""
 _STRADDLE_NS = 5_000_000_000
 """How long after a step of the clock blocks may come that were read before it."""
+_LOST = "the files of the epoch before are damaged"
 PATIENT_S = 0.01
 """How long a block may wait for room in the ring before it is refused."""
 IMPATIENT_S = 0.001
@@ -100,7 +101,10 @@ class Timeline:
 class Intake:
     """The door of one stream. Used by the thread that reads its instrument."""
 
-    def __init__(self, stream: str, ring: Ring, clock: Clock, resume: Resume | None = None) -> None:
+    def __init__(
+        self, stream: str, ring: Ring, clock: Clock, resume: Resume | None = None, next_epoch: int = 0
+    ) -> None:
+        """`next_epoch`: what the number of an epoch that begins is at least; those before it may be damaged."""
         self.stream, self._ring, self._clock = stream, ring, clock
         self._epoch: Epoch | None = None
         self._anchor: Anchor = clock.anchor
@@ -116,7 +120,7 @@ class Intake:
         self._refused = 0
         self._patience_s = PATIENT_S
         # What the next epoch is to follow.
-        self._next_epoch, self._before_high = 0, 0
+        self._next_epoch, self._before_high = next_epoch, 0
         self._before: Epoch | None = None
         self._before_seen = RangeSet()
         self._goes_on = False
@@ -139,8 +143,11 @@ class Intake:
         """Take up what was recorded before the station was started."""
         why = self._why_new(resume.epoch, resume.epoch.anchor, spec)
         self._last_ns, self._last_row = resume.last_ns, resume.last_row
+        if resume.epoch.number + 1 < self._next_epoch:
+            return  # what follows it is damaged, and nobody knows how far that had come
         if why is not None:
-            self._next_epoch, self._before, self._before_high = resume.epoch.number + 1, resume.epoch, resume.high
+            self._before, self._before_high = resume.epoch, resume.high
+            self._next_epoch = resume.epoch.number + 1
             self._before_seen = resume.seen.copy()
             self._why = (Reason.RESTART if why is Reason.RESET else why, "")
             return
@@ -186,7 +193,10 @@ class Intake:
         self._duplicates = self._unseen_duplicates = 0
         self._timeline, self._goes_on = None, False
         self._ring.offer(epoch)
-        if before is not None:
+        if before is None and epoch.number:
+            span = (self._last_ns, block.t0_ns)
+            self._ring.offer(Gap(self.stream, epoch.number, 0, 0, Reason.CORRUPTION, *span, True, detail=_LOST))
+        elif before is not None:
             reason, detail = self._why or (Reason.SOURCE, "")
             if block.first == origin or unknown:
                 self._ring.offer(

@@ -300,7 +300,8 @@ class Station:
         with self._lock:
             self._rings = {**self._rings, stream: ring}
         stand = self._stands.get(stream)
-        intake = Intake(stream, ring, self._clock, stand.resume() if stand else None)
+        resume, next_epoch = stand.resume() if stand else None, self.recovered.next_epochs.get(stream, 0)
+        intake = Intake(stream, ring, self._clock, resume, next_epoch)
         self._recorder.add(stream, ring.hold(), instrument.policy(spec.name), pre_trigger_ns)
         return intake
 

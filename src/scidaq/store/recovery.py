@@ -62,6 +62,8 @@ class Recovered:
     stands: dict[str, Stand] = field(default_factory=dict)
     found: list[Found] = field(default_factory=list)
     """Segments that the catalog has to be told of."""
+    next_epochs: dict[str, int] = field(default_factory=dict)
+    """Per stream one past the highest number that an epoch has had, be its files damaged: no number comes twice."""
     journals: list[tuple[int, Path]] = field(default_factory=list)
     quarantined: list[Path] = field(default_factory=list)
     sealed: int = 0
@@ -114,8 +116,23 @@ def recover(data_dir: Path, files: Files, clock: Clock, station: str, known: dic
         stand = _stand(files, directory, segments)
         if stand is not None:
             out.stands[stream] = stand
+        out.next_epochs[stream] = _next_epoch(data_dir, files, stream, segments)
     _recover_journals(data_dir, files, clock, out)
     return out
+
+
+def _next_epoch(
+    data_dir: Path, files: Files, stream: str, segments: Sequence[tuple[SegmentName, Known | Found]]
+) -> int:
+    """One past the highest epoch that has had rows, those that were put aside included."""
+    highest = max((name.epoch for name, _ in segments), default=-1)
+    prefix, length = f"streams.{stream.replace('/', '.')}.", len(str(SegmentName(0, 0, 0)))
+    for path in sorted((data_dir / "quarantine").glob(f"{prefix}*")):
+        name = SegmentName.parse(path.name[len(prefix) :][:length])
+        if name is not None and name.epoch > highest and path.suffix != ".json":
+            segment = Segment(files.map(path), path, check=False)
+            highest = name.epoch if any(b.rows for b in segment.batches) else highest
+    return highest + 1
 
 
 def _remove_temporary(files: Files, data_dir: Path) -> None:
