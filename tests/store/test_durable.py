@@ -59,3 +59,43 @@ def test_without_room_to_grow_a_mark_is_left_out_until_there_is(
     marks.put(mark(64))
     marks.close()
     assert len(read_marks(path)) == 66
+
+
+def test_without_room_for_the_file_nothing_is_published_until_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "durable.map"
+    old = DurableMap(path)
+    old.put(mark(0))
+    old.close()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("os.replace", refuse)
+        marks = DurableMap(path)
+        marks.put(mark(1))
+        assert list(read_marks(path)) == ["dev/s000"], "the old marks are hints still"
+    for _ in range(durable._AGAIN):
+        marks.put(mark(1))
+    assert list(read_marks(path)) == ["dev/s001"]
+    marks.close()
+    marks.close()
+
+
+def test_a_map_that_cannot_grow_keeps_those_that_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = DurableMap(tmp_path / "durable.map", capacity=1)
+    marks.put(mark(0))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as short:
+        short.setattr("mmap.mmap", refuse)
+        marks.put(mark(1))
+        marks.put(mark(0, 8))
+    assert {m.stream: m.durable_index for m in read_marks(tmp_path / "durable.map").values()} == {"dev/s000": 8}
+    marks.put(mark(1))
+    marks.close()
+    assert len(read_marks(tmp_path / "durable.map")) == 2

@@ -13,7 +13,10 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
 from crc32c import crc32c
+
+log = structlog.get_logger(__name__)
 
 NAME = "durable.map"
 _MAGIC = b"scidaq-durable-1"
@@ -21,6 +24,8 @@ _SLOT = struct.Struct("<136s8q")
 _SIZE = 256
 _HEADER = 256
 _RETRIES = 100
+_AGAIN = 256
+"""After so many marks that could not be published it is tried again."""
 
 
 class Mark(NamedTuple):
@@ -45,46 +50,62 @@ class DurableMap:
     """The writing side; from any thread. Grows by doubling, in place."""
 
     def __init__(self, path: Path, capacity: int = 64) -> None:
-        self._path = path
+        """Never fails: on a disk that refuses the file, nothing is published until it takes it."""
+        self._path, self._capacity = path, capacity
         self._slots: dict[str, int] = {}
         self._lock = threading.Lock()
-        # Under another name first: a reader may have the file of before mapped, and would be killed if it shrank.
-        fresh = path.with_name(f".{path.name}.tmp")
-        fresh.write_bytes(_MAGIC.ljust(_HEADER, b"\0") + bytes(capacity * _SIZE))
-        os.replace(fresh, path)
-        self._open()
+        self._left_out = 0
+        self._map = self._make()
 
-    def _open(self) -> None:
-        with open(self._path, "r+b") as file:
-            self._map = mmap.mmap(file.fileno(), 0)
+    def _make(self) -> mmap.mmap | None:
+        # Under another name first: a reader may have the file of before mapped, and would be killed if it shrank.
+        fresh = self._path.with_name(f".{self._path.name}.tmp")
+        try:
+            fresh.write_bytes(_MAGIC.ljust(_HEADER, b"\0") + bytes(self._capacity * _SIZE))
+            os.replace(fresh, self._path)
+            with open(self._path, "r+b") as file:
+                return mmap.mmap(file.fileno(), 0)
+        except OSError as error:
+            if not self._left_out:
+                log.warning("readers are not told how far streams are durable", path=str(self._path), error=str(error))
+            return None
 
     def put(self, mark: Mark) -> None:
         """Publish a stream's mark."""
         body = _SLOT.pack(mark.stream.encode(), *mark[1:])
         with self._lock:
+            if self._map is None:
+                self._left_out += 1
+                self._map = None if self._left_out % _AGAIN else self._make()
+                if self._map is None:
+                    return
             slot = self._slots.get(mark.stream, len(self._slots))
-            if _HEADER + (slot + 1) * _SIZE > len(self._map) and not self._grow():
-                return  # no truth is lost; the next mark tries again
+            if _HEADER + (slot + 1) * _SIZE > len(self._map):
+                larger = self._grown(len(self._map))
+                if larger is None:
+                    return  # no truth is lost; the next mark tries again
+                self._map.close()
+                self._map = larger
             self._slots[mark.stream] = slot
             at = _HEADER + slot * _SIZE
             self._map[at : at + len(body) + 4] = body + struct.pack("<I", crc32c(body))
 
-    def _grow(self) -> bool:
-        """Double the slots; False when the disk has no room. Written: to touch a hole on a full disk would kill."""
-        size = len(self._map)
+    def _grown(self, size: int) -> mmap.mmap | None:
+        """Twice the slots; None when the disk has no room. Written: to touch a hole on a full disk would kill."""
         try:
             with open(self._path, "r+b") as file:
                 file.seek(size)
                 file.write(bytes(size - _HEADER))
+                file.flush()
+                return mmap.mmap(file.fileno(), 0)
         except OSError:
-            return False
-        self._map.close()
-        self._open()
-        return True
+            return None
 
     def close(self) -> None:
         """Unmap; the file stays for readers."""
-        self._map.close()
+        with self._lock:
+            if self._map is not None:
+                self._map.close()
 
 
 def read_marks(path: Path) -> dict[str, Mark]:
