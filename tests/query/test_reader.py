@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from scidaq.block import NS, Block, Channel, Gap, Ledger, RangeSet, Reason, Sche
 from scidaq.catalog import Catalog
 from scidaq.errors import ForeignDirectory, RequestError, UnknownStream
 from scidaq.query import Reader
-from scidaq.store import DURABLE_MAP, Mark, SegmentName, catch_up, open_station, recover, system_files
+from scidaq.store import DURABLE_MAP, Mark, SegmentName, catch_up, open_station, recover, segment, system_files, wire
 from scidaq.store.durable import DurableMap
 from scidaq.testing import FakeClock
 from tests.store.makers import (
@@ -242,6 +243,19 @@ def test_every_kind_of_hole_is_told(known) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (5, [(75, 80, "rows"), (80, 85, "policy")]),
+        (15, [(55, 60, "rows"), (60, 70, "unexplained"), (70, 80, "rows"), (80, 85, "policy")]),
+        (20, [(50, 60, "rows"), (60, 70, "unexplained"), (70, 80, "rows"), (80, 85, "policy")]),
+    ],
+)
+def test_the_last_rows_come_with_the_holes_between_them(known, rows: int, expected: list) -> None:
+    holes(known)
+    assert spans(known.reader().last(STREAM, rows=rows)) == expected
+
+
+@pytest.mark.parametrize(
     ("start", "stop", "expected"),
     [
         (8, 25, [(8, 10, "rows"), (10, 20, "source"), (20, 25, "rows")]),
@@ -449,6 +463,39 @@ def test_reading_leaves_nothing_behind(made: Made) -> None:
     assert made.reader().streams()
     assert made.reader().last(STREAM, seconds=1)
     assert sorted(made.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_reader_that_stays_sees_a_file_grow_as_a_new_one_does(made: Made, damaged: bool) -> None:
+    blocks = cut(PLAIN, [50, 1, 30, 40, 20])
+    data = bytearray(segment_bytes(epoch_of(PLAIN), blocks, uuid="9b1b7bd8-6dd4-4f0c-8a6e-6d7b4b7f2a10"))
+    if damaged:
+        data[len(data) // 2] ^= 1
+    path = made.put(SegmentName(0, 0, 0), b"")
+    kept = made.reader()
+    for size in (*range(1500, len(data), 777), len(data)):
+        path.write_bytes(data[:size])
+        fresh = made.reader()
+        for rows in (1, 60, 1000):
+            assert spans(kept.last(STREAM, rows=rows)) == spans(fresh.last(STREAM, rows=rows))
+        assert spans(list(kept.blocks(STREAM))) == spans(list(fresh.blocks(STREAM)))
+        assert kept.streams() == fresh.streams()
+    made.catalogue()
+    assert spans(list(kept.blocks(STREAM))) == spans(list(made.reader().blocks(STREAM)))
+
+
+def test_only_what_is_new_of_a_growing_file_is_looked_at(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = segment_bytes(epoch_of(PLAIN), cut(PLAIN, [10] * 40), sealed=False)
+    path = made.put(SegmentName(0, 0, 0), data[: len(data) * 3 // 4])
+    kept = made.reader()
+    kept.last(STREAM, rows=10)
+    parse, decode = Mock(wraps=wire.parse), Mock(wraps=segment.decode)
+    monkeypatch.setattr(wire, "parse", parse)
+    monkeypatch.setattr(segment, "decode", decode)
+    path.write_bytes(data)
+    assert spans(kept.last(STREAM, rows=10)) == [(390, 400, "rows")]
+    assert min(call.args[1] for call in parse.call_args_list) > len(data) // 2
+    assert decode.call_count == 1
 
 
 def test_while_a_station_runs_only_what_it_calls_durable_is(made: Made) -> None:

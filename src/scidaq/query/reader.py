@@ -77,6 +77,14 @@ class _Holding:
     records: list[Record] = field(default_factory=list)
 
 
+def _look(path: Path) -> tuple[int, int, int] | None:
+    try:
+        seen = path.stat()
+    except FileNotFoundError:
+        return None
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size
+
+
 class Reader:
     """Reads one data directory. Not thread-safe; cheap to make.
 
@@ -87,6 +95,10 @@ class Reader:
         self.data_dir, self._files = data_dir, files or system_files()
         self.station = read_station(data_dir)
         self._schemas: dict[tuple[str, int], Epoch] = {}
+        self._growing: dict[Path, Segment] = {}
+        """Segments that nobody has sealed yet, as they were when they were last looked at."""
+        self._sealed: tuple[object, dict[str, SegmentRow]] = (None, {})
+        """What the catalog said of sealed segments, and what its files looked like then."""
 
     # ---- what is there ----
 
@@ -261,17 +273,23 @@ class Reader:
         return out
 
     def _catalogued(self) -> dict[str, SegmentRow]:
-        """What the catalog knows of sealed segments, by path; empty without a usable catalog."""
+        """What the catalog knows of sealed segments, by path; empty without a usable catalog.
+
+        Asked again when its files have changed. Should a change go unseen, files are looked at that need not be.
+        """
         if not (self.data_dir / CATALOG).exists():
             return {}
         from scidaq.catalog import Catalog
         from scidaq.store import segments
 
-        try:
-            with Catalog.open(self.data_dir, read_only=True) as catalog, catalog.read() as conn:
-                return {r.path: r for r in segments(conn) if r.state == "sealed"}
-        except CatalogError:
-            return {}
+        looks = [_look(self.data_dir / f"{CATALOG}{suffix}") for suffix in ("", "-wal")]
+        if looks != self._sealed[0]:
+            try:
+                with Catalog.open(self.data_dir, read_only=True) as catalog, catalog.read() as conn:
+                    self._sealed = looks, {r.path: r for r in segments(conn) if r.state == "sealed"}
+            except CatalogError:
+                return {}
+        return self._sealed[1]
 
     def _holdings(self, stream: str, journal: Sequence[Record], known: dict[str, SegmentRow]) -> list[_Holding]:
         out: dict[int, _Holding] = {}
@@ -298,10 +316,12 @@ class Reader:
         """A segment as the catalog or its headers say; None where its schema is damaged and it is to be `whole`."""
         try:
             if row is not None and path.stat().st_size == row.bytes:
+                self._growing.pop(path, None)
                 span = (row.first_ns, row.last_ns)
                 return _Piece(path, row.epoch, row.first, row.generation, *span, row.bytes, row.ranges, row.ledger)
-            segment = Segment(self._files.map(path), path, epoch, check=False)
+            segment = self._grown(path, epoch)
         except FileNotFoundError:
+            self._growing.pop(path, None)
             return None
         if segment.epoch is None and whole:
             return None
@@ -319,6 +339,15 @@ class Reader:
             found.ledger,
             segment,
         )
+
+    def _grown(self, path: Path, epoch: Epoch | None) -> Segment:
+        """A segment that may still grow; of one that was seen before only what is new is looked at."""
+        data = self._files.map(path)
+        known = self._growing.get(path) if epoch is None else None
+        segment = (known.grown(data) if known is not None else None) or Segment(data, path, epoch, check=False)
+        if epoch is None:
+            self._growing[path] = segment
+        return segment
 
     def _segment(self, piece: _Piece) -> Segment | None:
         if piece.segment is None:
@@ -384,7 +413,7 @@ class Reader:
             while pieces and (not queue or pieces[0].first <= queue[0][0]):
                 piece = pieces.pop(0)
                 piece.rivals = [p for p in holding.pieces if p.generation > piece.generation and _both(p, piece)]
-                count += self._open(piece, queue, notes, count)
+                count += self._open(piece, queue, notes, count, first_row)
             if not queue:
                 break
             first, order, _, source = heapq.heappop(queue)
@@ -399,6 +428,8 @@ class Reader:
             if block is None:
                 continue
             done.add(block.first, block.end)
+            if block.end <= first_row:
+                continue
             if start_ns is not None and block.last_ns < start_ns:
                 at, before_ns = max(at, block.end), block.last_ns
                 continue
@@ -412,8 +443,8 @@ class Reader:
         if not over:
             yield from notes.between(at, max(notes.end, at), before_ns, None, window)
 
-    def _open(self, piece: _Piece, queue: list[_Item], notes: _Notes, count: int) -> int:
-        """Put the batches of a segment into the queue; how many there were."""
+    def _open(self, piece: _Piece, queue: list[_Item], notes: _Notes, count: int, first_row: int) -> int:
+        """Put the batches of a segment that do not end before `first_row` into the queue; how many it has."""
         segment = self._segment(piece)
         if segment is None:
             return 0
@@ -421,7 +452,7 @@ class Reader:
             self._schemas.setdefault((segment.epoch.stream, segment.epoch.number), segment.epoch)
         notes.take(segment.gaps(), [r for b in segment.batches for r in b.facts.get("left_out", ())])
         for i, message in enumerate(segment.batches):
-            if message.rows:
+            if message.rows and int(message.facts["first"]) + message.rows > first_row:
                 order = (int(message.facts["first"]), -piece.generation, count + i)
                 heapq.heappush(queue, (*order, (piece, segment, i)))
         return len(segment.batches)

@@ -6,6 +6,7 @@ that a slow disk never delays encoding. `Segment` reads one back, growing, seale
 
 from __future__ import annotations
 
+import copy
 import mmap
 import re
 from collections import deque
@@ -336,19 +337,24 @@ class Damage:
         return f"{self.path} bytes [{self.at}, {self.end}): {self.reason}"
 
 
-def scan(data: memoryview, path: Path, check: bool = True) -> Iterator[wire.Message | Damage]:
-    """Every message of a file in order, the schema first, with what is wrong in between.
+def scan(
+    data: memoryview, path: Path, check: bool = True, after: wire.Message | None = None
+) -> Iterator[wire.Message | Damage]:
+    """Every message of a file in order, the schema first, with what is wrong in between; or those `after` a batch.
 
     Batches behind damage are found again by the segment's UUID; swapped and repeated ones are reported and still given,
     since their rows are intact. With `check` every byte is read; without, only the headers. An end-of-stream marker
     that no seal precedes, or that more bytes follow, is damage; the mere end of the file is not (a segment that grows).
     """
+    if after is not None:
+        yield from _batches(data, path, check, (after.end, after.crc, int(after.facts["seq"]) + 1), _needle(after))
+        return
     try:
         head = wire.parse(data, 0, path)
         if head.kind != wire.SCHEMA or head.crc != wire.checksum(data, head, 0):
             raise Corrupt(path, 0, "the checksum of the schema is wrong")
         at, previous, seq = head.end, head.crc, 0
-        needle = b'{"id":"' + str(head.facts["id"]).encode() + b'"'
+        needle = _needle(head)
         if head.facts.get("kind") == "segment":
             Epoch.from_json(head.facts)
         yield head
@@ -362,7 +368,19 @@ def scan(data: memoryview, path: Path, check: bool = True) -> Iterator[wire.Mess
         if following is None:
             return
         at = following.at
-    sealed = False
+    yield from _batches(data, path, check, (at, previous, seq), needle)
+
+
+def _needle(message: wire.Message) -> bytes:
+    """What the facts of every message of the same segment begin with."""
+    return b'{"id":"' + str(message.facts["id"]).encode() + b'"'
+
+
+def _batches(
+    data: memoryview, path: Path, check: bool, where: tuple[int, int, int], needle: bytes
+) -> Iterator[wire.Message | Damage]:
+    """The batches from `where` on: a byte, the checksum before it (-1: not known), the number that belongs there."""
+    (at, previous, seq), sealed = where, False
     while True:
         problem = ""
         try:
@@ -436,6 +454,22 @@ class Segment:
                 self.batches.append(item)
                 self.id = self.id or str(item.facts["id"])
                 self.seal = item.facts.get("seal")
+
+    def grown(self, data: memoryview) -> Segment | None:
+        """The same file as it is now, of which only what is new was looked at; None where all of it must be.
+
+        For a file that has only been appended to since, as a recorder does; this one stays as it is.
+        """
+        end = self.batches[-1].end if self.batches else 0
+        if not end or self.seal is not None or len(data) < end or any(d.at < end for d in self.damage):
+            return None  # damage behind the last batch may have been the half of one
+        found = list(scan(data, self.path, check=False, after=self.batches[-1]))
+        batches = [item for item in found if isinstance(item, wire.Message)]
+        grown = copy.copy(self)
+        grown.data, grown.batches = data, self.batches + batches
+        grown.damage = [item for item in found if isinstance(item, Damage)]
+        grown.seal = batches[-1].facts.get("seal") if batches else None
+        return grown
 
     @property
     def ended(self) -> bool:
