@@ -19,6 +19,7 @@ from scidaq.store.directory import (
 )
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import Mark, read_marks
+from scidaq.store.express import Express
 from scidaq.store.files import Buffer, File, Files, PortableFiles, PosixFiles, make_directory, publish, system_files
 from scidaq.store.journal import Record, journal_files, read_journal
 from scidaq.store.options import Options
@@ -58,6 +59,7 @@ __all__ = [
     "Buffer",
     "Buffers",
     "Damage",
+    "Express",
     "File",
     "Files",
     "Found",

@@ -28,6 +28,7 @@ from scidaq.block import (
     from_buffers,
     pack,
     pack_plain,
+    padded,
     plain_sizes,
     to_buffers,
     unpack,
@@ -172,10 +173,24 @@ def _texts(offsets: Bytes, data: Bytes, rows: int) -> list[Bytes]:
     return [data[a:b] for a, b in pairwise(bounds)]
 
 
+def _scan(data: memoryview, path: Path) -> Iterator[wire.Message | Damage]:
+    """Every message of a journal file, and damage; zeros up to the end are none: the file was prepared with them."""
+    for item in scan(data, path):
+        if isinstance(item, Damage) and item.end == len(data) and not written(data, item.at) > item.at:
+            return
+        yield item
+
+
+def written(data: memoryview, keep: int) -> int:
+    """Where a file ends that was prepared with zeros (see `express`) and is intact up to `keep`, in whole pages."""
+    there = np.flatnonzero(np.frombuffer(data[keep:], np.uint8))
+    return min(keep + padded(int(there[-1]) + 1, PAGE), len(data)) if len(there) else keep
+
+
 def read_journal(data: memoryview, path: Path) -> Iterator[Record | Damage]:
     """The records of a journal file in order, and what is damaged in between."""
     epochs: dict[int, Epoch] = {}
-    for item in scan(data, path):
+    for item in _scan(data, path):
         if isinstance(item, Damage):
             yield item
         elif item.kind == wire.BATCH:
@@ -224,7 +239,7 @@ def journal_keep(data: memoryview, path: Path) -> tuple[int, str]:
     """How many bytes of a journal file recovery keeps, and why not more: up to damage that a torn write can explain."""
     damages: list[Damage] = []
     durable = keep = 0
-    for item in scan(data, path):
+    for item in _scan(data, path):
         if isinstance(item, Damage):
             damages.append(item)
         else:

@@ -5,6 +5,7 @@ Encoding thread and commit thread as in `segment_lane`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,7 @@ class JournalLane:
         """Begins with file `number`; the last three as in `SegmentLane`."""
         self._dir, self._files, self._clock, self._station = data_dir / "journal", files, clock, station
         self._roll_s, self._number = roll_s, number
+        self._numbering = threading.Lock()
         self._projection, self._put, self._settle, self._publish = projection, put, settle, publish
         self._gathered: list[Commit] = []
         self._waiting: dict[Target, list[Track]] = {}
@@ -66,12 +68,18 @@ class JournalLane:
         """Take charge of files of before: each is removed once its rows have moved."""
         self._old = list(files)
 
+    def take_number(self) -> int:
+        """The number of a new file; from any thread."""
+        with self._numbering:
+            number, self._number = self._number, self._number + 1
+        return number
+
     def _open(self) -> tuple[JournalWriter, Target]:
         """The present file, made when there is none."""
         if self._present is None:
-            writer = JournalWriter(self._number, self._station, self._clock.now_ns())
-            target = Target(self._dir / journal_name(self._number), direct=False)
-            self._number += 1
+            number = self.take_number()
+            writer = JournalWriter(number, self._station, self._clock.now_ns())
+            target = Target(self._dir / journal_name(number), direct=False)
             self._opened_s = self._clock.monotonic_s()
             self._present = writer, target
             self._put(Create(target, writer.head))

@@ -130,6 +130,10 @@ class Recorder:
         """Take charge of journal files of before: they are removed once their rows have moved."""
         self._journal.adopt(files)
 
+    def take_journal_number(self) -> int:
+        """The number of a journal file that somebody else writes (see `Express`); from any thread."""
+        return self._journal.take_number()
+
     def start(self) -> None:
         """Begin; `bell` may be called from now on."""
         self._started, self.ended = True, False

@@ -21,7 +21,7 @@ from scidaq.clock import Clock
 from scidaq.errors import Corrupt
 from scidaq.store import wire
 from scidaq.store.files import PAGE, Files, make_directory, publish
-from scidaq.store.journal import Record, journal_files, journal_keep, read_journal
+from scidaq.store.journal import Record, journal_files, journal_keep, read_journal, written
 from scidaq.store.reading import segment_files, stream_directories
 from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter, previous_of
 from scidaq.store.track import Book, Stand
@@ -401,7 +401,9 @@ def _recover_journals(data_dir: Path, files: Files, clock: Clock, out: Recovered
             _set_aside(data_dir, files, clock, path, data, reason, out)
             continue
         if keep < len(data):
-            out.quarantined.append(quarantine(files, data_dir, path, keep, data[keep:], reason, clock.now_ns()))
+            if (end := written(data, keep)) > keep:
+                torn = data[keep:end]
+                out.quarantined.append(quarantine(files, data_dir, path, keep, torn, reason, clock.now_ns()))
             files.cut(path, keep)
             data = files.map(path)
         out.journals.append((number, path))
