@@ -41,8 +41,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Lab:
     """One instrument with ten rows a second, and the store it is recorded in."""
 
-    def __init__(self, place: Path, kind: str, template: Path) -> None:
-        self.spec, self.clock = KINDS[kind], FakeClock(T0)
+    def __init__(self, place: Path, kind: str, template: Path, clock: FakeClock | None = None) -> None:
+        self.spec, self.clock = KINDS[kind], clock or FakeClock(T0)
         self.store = Store(place, self.clock, Options(sync_interval_ms=10), template)
         self.at = self.sent = 0
         self.start()

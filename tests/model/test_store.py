@@ -30,7 +30,18 @@ from structlog.testing import capture_logs
 
 from scidaq.block import Block, Channel, Epoch, Gap, Reason, Schema, StreamSpec, schema
 from scidaq.query import Reader
-from scidaq.store import Options, Policy, Record, Segment, read_journal, scan, verify
+from scidaq.store import (
+    DURABLE_MAP,
+    Mark,
+    Options,
+    Policy,
+    Record,
+    Segment,
+    read_journal,
+    read_marks,
+    scan,
+    verify,
+)
 from scidaq.store.segment import Damage
 from scidaq.testing import FakeClock
 from tests.model.stepping import Killed, Store, make_template
@@ -125,6 +136,8 @@ def _sources() -> dict[str, Source]:
 
 some_stream = st.sampled_from(STREAMS)
 some_rows = st.integers(1, 40)
+some_jobs = st.sampled_from([0, 1, 2, 3, 5, 1000, 1000])
+some_verbs = st.integers(0, 16) | st.integers(0, 60)
 
 
 class Story(RuleBasedStateMachine):
@@ -133,8 +146,13 @@ class Story(RuleBasedStateMachine):
     template: Path
     room: Path
 
-    @initialize(ring=st.sampled_from([1 << 24, 1 << 24, 1 << 19]), segment_bytes=st.sampled_from([1 << 16, 1 << 20]))
-    def begin(self, ring: int, segment_bytes: int) -> None:
+    @initialize(
+        ring=st.sampled_from([1 << 24, 1 << 24, 1 << 19]),
+        segment_bytes=st.sampled_from([1 << 16, 1 << 20]),
+        may_damage=st.sampled_from([False, False, True]),
+    )
+    def begin(self, ring: int, segment_bytes: int, may_damage: bool) -> None:
+        self.may_damage = may_damage
         self.base = Path(tempfile.mkdtemp(prefix="story-", dir=self.room))
         self.logs = capture_logs()
         self.log = self.logs.__enter__()
@@ -145,8 +163,8 @@ class Story(RuleBasedStateMachine):
         self.store = Store(self.base / "d", self.clock, options, self.template)
         self.sources = _sources()
         self.is_open = self.ended = self.damaged = False
-        self.has_marks = True
         self.run_on = False
+        self.promised: dict[str, Mark] = {}
         self.start()
 
     def teardown(self) -> None:
@@ -202,6 +220,7 @@ class Story(RuleBasedStateMachine):
                 _, epoch, rows = source.under_way.pop(0)
                 kept = source.epochs[epoch]
                 kept.durable.update(kept.must.intersection(rows))
+        self.promised = read_marks(self.store.dir / DURABLE_MAP)
 
     # ---- looking ----
 
@@ -216,6 +235,8 @@ class Story(RuleBasedStateMachine):
             for number, kept in source.epochs.items():
                 missing = kept.durable - found[stream].get(number, set()) - kept.lost
                 assert not missing, f"{stream} epoch {number}: durable rows {sorted(missing)[:5]} are not there"
+            if not self.damaged and (mark := self.promised.get(stream)) is not None:
+                assert len(found[stream].get(mark.epoch, ())) >= mark.durable_rows, f"{mark}, and they are not there"
             if complete and not self.damaged:
                 self._complete(source, items, found[stream])
         return found
@@ -289,6 +310,7 @@ class Story(RuleBasedStateMachine):
     def _adopt(self, found: dict[str, dict[int, set[int]]]) -> None:
         """After a start: what is there is durable, and what is not there never will be, unless it comes again."""
         reader = Reader(self.store.dir)
+        self.promised = {}
         for stream, source in self.sources.items():
             source.under_way.clear()
             source.held.clear()
@@ -340,7 +362,7 @@ class Story(RuleBasedStateMachine):
         self.store.open(streams, self._tap, dies_in)
 
     def _started(self) -> None:
-        self.is_open, self.ended, self.run_on, self.has_marks = True, False, False, True
+        self.is_open, self.ended, self.run_on = True, False, False
         self._adopt(self.look())
         self.sources[RUNS].wanted = False
         for stream, source in self.sources.items():
@@ -364,34 +386,38 @@ class Story(RuleBasedStateMachine):
         self.look(complete=True)
 
     @opened
-    @rule(verbs=st.integers(0, 40), turns=st.integers(0, 5), torn=st.booleans())
-    def crash(self, verbs: int, turns: int, torn: bool) -> None:
+    @rule(verbs=some_verbs, turns=st.integers(0, 3), torn=st.booleans(), rows=some_rows, stream=some_stream)
+    def crash(self, verbs: int, turns: int, torn: bool, rows: int, stream: str) -> None:
+        self.send(stream, rows)
         self._work_until(verbs, turns, torn)
         self.store.die()
         self._down()
 
     @opened
     @rule(
-        verbs=st.integers(0, 40),
-        turns=st.integers(0, 5),
+        verbs=some_verbs,
+        turns=st.integers(0, 3),
         seed=st.integers(0, 1 << 16),
         kept=st.sets(st.sampled_from(["catalog.sqlite", "durable.map"])),
+        rows=some_rows,
+        stream=some_stream,
     )
-    def power_cut(self, verbs: int, turns: int, seed: int, kept: set[str]) -> None:
+    def power_cut(self, verbs: int, turns: int, seed: int, kept: set[str], rows: int, stream: str) -> None:
+        self.send(stream, rows)
         self._work_until(verbs, turns, torn=True)
         self.store.die()
         self._cut_power(seed, kept)
         self._down()
 
     def _work_until(self, verbs: int, turns: int, torn: bool) -> None:
-        """Go on for a while, at most so many verbs of the disk."""
+        """Go on for a while, until so many verbs of the disk have been done."""
         disk = self.store.disk
         disk.refusals.clear()
         disk.dies_in, disk.torn = verbs, torn
         try:
             for _ in range(turns):
                 self.store.turn()
-                self.store.commit(3)
+                self.store.commit()
                 self._note_durable()
         except Killed:
             pass
@@ -399,7 +425,6 @@ class Story(RuleBasedStateMachine):
 
     def _cut_power(self, seed: int, kept: set[str] | None = None) -> None:
         keep = {"catalog.sqlite", "durable.map"} if kept is None else kept
-        self.has_marks = self.has_marks and "durable.map" in keep
         self.store.cut_power(random.Random(seed), sorted(keep))
 
     def _down(self) -> None:
@@ -415,6 +440,14 @@ class Story(RuleBasedStateMachine):
         source = self.sources[stream]
         self._accept(source, source.at, rows)
         source.at += rows
+
+    @opened
+    @rule(stream=some_stream, rows=some_rows, times=st.integers(1, 3), jobs=some_jobs)
+    def record(self, stream: str, rows: int, times: int, jobs: int) -> None:
+        """What goes on most of the time."""
+        for _ in range(times):
+            self.send(stream, rows)
+            self.work(1, jobs)
 
     def _accept(self, source: Source, first: int, rows: int, wrong: int = 0) -> None:
         intake = self.store.intakes[source.stream]
@@ -483,7 +516,7 @@ class Story(RuleBasedStateMachine):
     # ---- the program ----
 
     @opened
-    @rule(turns=st.integers(1, 3), jobs=st.sampled_from([0, 1, 2, 3, 5, 1000]))
+    @rule(turns=st.integers(1, 3), jobs=some_jobs)
     def work(self, turns: int, jobs: int) -> None:
         self.store.turn(turns)
         self.store.commit(jobs)
@@ -518,12 +551,21 @@ class Story(RuleBasedStateMachine):
     # ---- the disk ----
 
     @opened
-    @rule(verb=st.sampled_from(["append", "sync", "create", "rename"]), times=st.integers(1, 6), torn=st.booleans())
-    def refuse(self, verb: str, times: int, torn: bool) -> None:
+    @rule(
+        verb=st.sampled_from(["append", "sync", "create", "rename"]),
+        times=st.integers(1, 6),
+        torn=st.booleans(),
+        rows=some_rows,
+        stream=some_stream,
+    )
+    def refuse(self, verb: str, times: int, torn: bool, rows: int, stream: str) -> None:
+        """The disk refuses for a while."""
         self.store.disk.torn = torn
         self.store.disk.refusals[verb] = times
+        self.send(stream, rows)
+        self.work(1, 1000)
 
-    @closed
+    @precondition(lambda self: not self.is_open and self.may_damage)
     @rule(which=st.integers(0, 1 << 16), where=st.floats(0, 1), cut=st.booleans(), bit=st.integers(0, 7))
     def damage(self, which: int, where: float, cut: bool, bit: int) -> None:
         files = [*self.store.dir.glob("streams/*/*/*.arrows"), *self.store.dir.glob("journal/*.log")]
