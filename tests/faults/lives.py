@@ -7,6 +7,7 @@ import gc
 import os
 import random
 import shutil
+import sys
 import threading
 import time
 import traceback
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from scidaq.testing.faults import STRIKES, DiskFault, FaultyFiles, faults_of
 
@@ -62,8 +65,8 @@ class Tally:
         self.slowest_s = max(self.slowest_s, took_s)
 
 
-def sweep(lead: Lead, root: Path, lives: int) -> Tally:
-    """A life without a fault, then one with each (or with `lives` of them, chosen by chance).
+def sweep(lead: Lead, root: Path, lives: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A life without a fault, then one with each (or with `lives` of them, chosen by chance); says how it went.
 
     SCIDAQ_FAULT="eio@17 lost@3+" leads these alone, and SCIDAQ_FAULT_SEED makes the same choices again.
     """
@@ -84,12 +87,19 @@ def sweep(lead: Lead, root: Path, lives: int) -> Tally:
             where = traceback.extract_tb(e.__traceback__)[-1]
             place = f"{Path(where.filename).name}:{where.lineno}"
             tally.problems.append(f"SCIDAQ_FAULT={fault} SCIDAQ_FAULT_SEED={seed} ({n}): {place} {e!r:.600}")
+            _say(capsys, tally.problems[-1])
             if len(tally.problems) >= ENOUGH:
                 break
         else:
             shutil.rmtree(root / str(n))
-    print("\n".join(tally.problems))  # noqa: T201
-    return tally
+    _say(capsys, str(tally))
+    assert (tally.rows_lost, tally.wrong_values, tally.problems) == (0, 0, [])
+
+
+def _say(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    with capsys.disabled():
+        sys.stdout.write(f"\n{text}\n")
+        sys.stdout.flush()
 
 
 def every_fault(operations: dict[str, int], used_bytes: int, rng: random.Random) -> list[DiskFault]:
@@ -135,3 +145,11 @@ def descriptors() -> Counter[str]:
         if name.startswith("/") and not name.startswith(("/proc/", "/dev/")):
             out[name] += 1
     return out
+
+
+def clear(error: Exception, where: str = "") -> None:
+    """An error is one line that says what, where, and behind the semicolon what to do."""
+    text = str(error)
+    assert "\n" not in text, text
+    assert where in text, text
+    assert ";" in text, f"it does not say what to do: {text}"
