@@ -1,13 +1,14 @@
 # One way in: `make` lists what there is; each target sets up what it needs.
 #
 # Variables: PYTHON (which interpreter), VENV (where it is set up), ARGS (passed on), KILLS (make crash),
-# N (make powercut), NAMES and WRITE (make bench).
+# N (make powercut), EXAMPLES (make model), NAMES and WRITE (make bench).
 
 PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 KILLS ?= 25
 N ?= 1000
+EXAMPLES ?= 5000
 ARGS ?=
 
 BIN = $(VENV)/bin
@@ -60,6 +61,10 @@ crash: $(VENV)/.dev $(VENV)/.self ## kill -9 a recording station KILLS times, an
 .PHONY: powercut
 powercut: $(VENV)/.dev $(VENV)/.self ## cut the power N times while recording, with any part of the unsynced bytes left
 	"$(BIN)/python" -m pytest tests/crash/test_power_cut.py --kills=$(N) --timeout=0 $(ARGS)
+
+.PHONY: model
+model: $(VENV)/.dev $(VENV)/.self ## play EXAMPLES stories to the store, and compare it with a model after each step
+	MODEL_EXAMPLES=$(EXAMPLES) "$(BIN)/python" -m pytest tests/model --timeout=0 $(ARGS)
 
 .PHONY: faults
 faults: $(VENV)/.dev $(VENV)/.self ## let the disk fail at every operation of a life, in every way (about half an hour)

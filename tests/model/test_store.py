@@ -572,7 +572,7 @@ class Story(RuleBasedStateMachine):
         files = sorted(f for f in files if f.stat().st_size)
         if not files:
             return
-        path = files[which % len(files)]
+        before, path = self.look(), files[which % len(files)]
         content = bytearray(path.read_bytes())
         at = min(int(where * len(content)), len(content) - 1)
         self.damaged = True
@@ -584,7 +584,9 @@ class Story(RuleBasedStateMachine):
         else:
             content[at] ^= 1 << bit
         path.write_bytes(content)
-        self.look()
+        after = self.look()
+        if self.ended and after != before:
+            assert not verify(self.store.dir).ok, "rows are gone, and nobody says so"
         self._verify()
 
     # ---- the reader ----
