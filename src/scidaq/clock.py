@@ -78,6 +78,12 @@ class Clock(Protocol):
     def now_ns(self) -> int:
         """UTC nanoseconds by the anchor in force: never goes back until there is another."""
 
+    def steady_ns(self) -> int:
+        """Nanoseconds of the steady clock that anchors refer to: for what has to go on over steps and restarts."""
+
+    def at_ns(self, steady_ns: int) -> int:
+        """UTC nanoseconds by the anchor in force for a reading of the steady clock of a moment ago."""
+
     def monotonic_s(self) -> float:
         """Seconds of a steady clock, for differences and deadlines."""
 
@@ -121,7 +127,7 @@ class AnchoredClock(ABC):
         self._slew = Slew(self._anchor.steady_ns)
 
     @abstractmethod
-    def _steady(self) -> int:
+    def steady_ns(self) -> int:
         """Nanoseconds of the steady clock."""
 
     @abstractmethod
@@ -142,7 +148,11 @@ class AnchoredClock(ABC):
     def now_ns(self) -> int:
         # The lock: a ramp that another thread begins between the two would make time go back, by little.
         with self._bending:
-            return self._bent(self._steady())
+            return self._bent(self.steady_ns())
+
+    def at_ns(self, steady_ns: int) -> int:
+        with self._bending:
+            return self._bent(steady_ns)
 
     def _bent(self, steady_ns: int) -> int:
         return self._anchor.wall(steady_ns) + self._slew.at(steady_ns)
@@ -158,7 +168,7 @@ class AnchoredClock(ABC):
             error_ns = seen.wall_ns - self._bent(seen.steady_ns)
             if abs(error_ns) <= STEP_NS:
                 known_ns = max(seen.uncertainty_ns, SLEW_FROM_NS)
-                self._slew = self._slew.towards(self._steady(), error_ns if abs(error_ns) > known_ns else 0)
+                self._slew = self._slew.towards(self.steady_ns(), error_ns if abs(error_ns) > known_ns else 0)
                 return 0
         self.reanchor()
         return error_ns
@@ -177,7 +187,7 @@ class SystemClock(AnchoredClock):
         self._boot_id = boot_id()
         super().__init__()
 
-    def _steady(self) -> int:
+    def steady_ns(self) -> int:
         return _steady_ns()
 
     def _take(self) -> Anchor:

@@ -72,10 +72,10 @@ def test_time_never_goes_back_nor_runs_beyond_the_rate_and_comes_near_in_the_end
         clock.step(jump_s)
         if look and abs(clock.drift_ns()) <= STEP_NS:
             assert clock.follow() == 0
-        passed, now = clock._steady() - steady, clock.now_ns()
+        passed, now = clock.steady_ns() - steady, clock.now_ns()
         assert now >= before
         assert abs((now - before) - passed) <= passed * SLEW_PPM // 1_000_000 + 1
-        steady, before = clock._steady(), now
+        steady, before = clock.steady_ns(), now
     if abs(clock.drift_ns()) <= STEP_NS:
         clock.follow()
         clock.advance(STEP_NS / NS * 1_000_000 / SLEW_PPM)
@@ -141,7 +141,7 @@ def test_an_anchor_that_is_noted_while_time_is_being_bent_says_what_is_left() ->
     clock.follow()
     clock.advance(100)
     noted = clock.bent_anchor()
-    assert noted.wall(clock._steady()) == clock.now_ns() == T0 + 100 * NS + 50_000_000
+    assert noted.wall(clock.steady_ns()) == clock.now_ns() == T0 + 100 * NS + 50_000_000
     assert noted.uncertainty_ns == 1 + 250_000_000
     assert clock.anchor.uncertainty_ns == 1
 

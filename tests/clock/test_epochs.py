@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from scidaq.block import Block, Channel, Epoch, Gap, Reason, StreamSpec, schema
+from scidaq.instruments.waveform import WaveformDriver, WaveformOptions
 from scidaq.query import Reader
 from scidaq.store import Options, Policy, verify
 from scidaq.testing import FakeClock
@@ -266,7 +267,7 @@ def test_an_epoch_that_begins_while_time_is_bent_notes_it(wave: Lab) -> None:
     wave.arm()
     wave.run(20)
     epochs, _, _ = look(wave)
-    assert epochs[1].anchor.wall(wave.clock._steady()) == pytest.approx(wave.clock.now_ns(), abs=MS)
+    assert epochs[1].anchor.wall(wave.clock.steady_ns()) == pytest.approx(wave.clock.now_ns(), abs=MS)
 
 
 # ---- suspend, and a wrong clock --------------------------------------------------------------------------------------
@@ -336,3 +337,26 @@ def test_a_source_that_stood_still_without_counting_begins_an_epoch_when_that_is
     assert [e.number for e in epochs] == [0, 1]
     assert (gap.rows, gap.reason, gap.detail) == (0, Reason.CLOCK_STEP, "the source's time left its rate")
     assert rows[1].t0_ns == pytest.approx(T0 + (2 + 30 + 5) * NS, abs=2 * NS)
+
+
+def test_the_simulated_digitizer_counts_by_the_steady_clock_whatever_the_wall_clock_does() -> None:
+    clock = FakeClock(T0)
+    options = WaveformOptions(channels=1, rate_hz=10, block_s=1.0, free_running=True)
+
+    def next_row(name: str) -> int:
+        driver = WaveformDriver(name, options, clock)
+        driver.arm()
+        clock.advance(2)
+        block = driver.read(1.0)[0]
+        assert block.t0_ns == clock.at_ns(block.first * NS // 10)
+        driver.close()
+        return block.first - clock.steady_ns() * 10 // NS
+
+    before = next_row("one")
+    clock.step(0.9)
+    clock.follow()
+    clock.advance(1800)
+    assert next_row("two") == before
+    clock.step(-3600)
+    clock.follow()
+    assert next_row("three") == before

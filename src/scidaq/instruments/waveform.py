@@ -289,7 +289,7 @@ class WaveformDriver:
         self._table = _table(self._o)
         device = self._device
         with device.lock:
-            now = self._steady_ns()
+            now = self._clock.steady_ns()
             if self._free:
                 counter = f"{self._clock.anchor.boot_id}:{self._o.seed}:{self._rate}"
                 start = self._row_at(now, 0) + 1
@@ -315,7 +315,7 @@ class WaveformDriver:
             device.wake.clear()  # before looking: what happens from here on ends the wait below
             self._answer()
             with device.lock:
-                now = self._steady_ns()
+                now = self._clock.steady_ns()
                 self._apply_schedule(now)
                 taken = self._take(now)
                 pause = 0.0 if taken else self._pause_s(now)
@@ -396,7 +396,7 @@ class WaveformDriver:
         offline_s: float,
         hang: tuple[float, bool] | None,
     ) -> None:
-        device, now = self._device, self._steady_ns()
+        device, now = self._device, self._clock.steady_ns()
         device.skip += skip
         device.withhold += withhold
         if again is not None:
@@ -436,18 +436,11 @@ class WaveformDriver:
             self._clock.wait(threading.Event() if stubborn else self._closed, seconds)
         if self._closed.is_set():
             raise InstrumentDisconnected(_CLOSED)
-        if device.offline_until_ns > self._steady_ns():
+        if device.offline_until_ns > self._clock.steady_ns():
             raise InstrumentDisconnected("the simulated digitizer is out of reach")
 
     def _specs(self, counter: str | None) -> tuple[StreamSpec, ...]:
         return tuple(StreamSpec(name, self._schema, counter, self._o.backfill) for name in self._names)
-
-    def _steady_ns(self) -> int:
-        while True:
-            anchor = self._clock.anchor
-            now = self._clock.now_ns()
-            if anchor is self._clock.anchor:  # else it was taken anew in between, and the two do not belong together
-                return now - anchor.wall_ns + anchor.steady_ns
 
     def _row_at(self, steady_ns: int, origin_ns: int) -> int:
         """The newest row at this time."""
@@ -522,7 +515,7 @@ class WaveformDriver:
         if other:
             columns = tuple(_other(column) for column in columns)
         times = None
-        t0_ns = self._clock.anchor.wall(self._time_of(first))
+        t0_ns = self._clock.at_ns(self._time_of(first))
         if self._o.irregular:
             period = NS * self._rate.denominator / self._rate.numerator
             grid = np.arange(rows) * period + table.jitter[at : at + rows] * period

@@ -28,7 +28,7 @@ class FakeClock(AnchoredClock):
         self.sleepers = 0
         """How many threads wait."""
 
-    def _steady(self) -> int:
+    def steady_ns(self) -> int:
         return self._steady_ns
 
     def _take(self) -> Anchor:
