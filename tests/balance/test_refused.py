@@ -204,3 +204,25 @@ def test_rows_of_a_run_that_the_disk_refused_belong_to_the_run_when_they_are_wri
     assert not set(range(70)) & set(found.source_rows), "nor what came long before"
     assert set(range(80, 100)) <= set(found.source_rows), "its pre-trigger is"
     assert found.total("left_out") + found.total("recorded") == 200
+
+
+def test_a_run_that_ended_behind_the_last_durable_row_has_ended_when_rows_are_looked_at_again(tmp_path: Path) -> None:
+    with Rig(tmp_path / "d", policy=Policy.RUNS, pre_trigger_s=0.05) as rig:
+        rig.recorder.set_recording(True)
+        rig.send(0, 50)
+        rig.settle()
+        rig.recorder.set_recording(False)
+        rig.wait_for(lambda: not rig.track.recording)
+        rig.send(50, 10)  # held, because a run may still want it
+        rig.wait_for(lambda: bool(rig.track.held))
+        failures = [True]
+
+        def before(verb: str, kind: str, n: int, path: Path) -> None:
+            if (verb, kind) == ("sync", "segment") and failures:
+                failures.pop()
+                raise OSError(errno.EIO, "made up")
+
+        rig.before = before  # the end of the segment, which says what was left out
+    found = rig.read()
+    assert found.source_rows == list(range(50))
+    assert found.total("left_out") == 10

@@ -335,6 +335,8 @@ class Track:
         # A run begins and ends where it did when the entries come again.
         self.recording = self.recorded_before
         self.due_switches = self.switches.copy()
+        while self.due_switches and self.due_switches[0][0] <= self.seq:  # behind all that is durable: for what follows
+            self.recording = self.due_switches.popleft()[1]
         self.backlog.clear()
         self.held.clear()
         self.pending.clear()
