@@ -476,6 +476,8 @@ def test_a_reader_that_stays_sees_a_file_grow_as_a_new_one_does(made: Made, dama
     for size in (*range(1500, len(data), 777), len(data)):
         path.write_bytes(data[:size])
         fresh = made.reader()
+        for _ in range(2):
+            kept.last(STREAM, rows=1)  # what is damaged and what is still being written looks the same at first
         for rows in (1, 60, 1000):
             assert spans(kept.last(STREAM, rows=rows)) == spans(fresh.last(STREAM, rows=rows))
         assert spans(list(kept.blocks(STREAM))) == spans(list(fresh.blocks(STREAM)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import mmap
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -83,6 +84,22 @@ def _look(path: Path) -> tuple[int, int, int] | None:
     except FileNotFoundError:
         return None
     return seen.st_ino, seen.st_mtime_ns, seen.st_size
+
+
+@contextmanager
+def _headers_only(data: memoryview) -> Iterator[None]:
+    """Within, only a page here and there is looked at: the system need not read what lies around them.
+
+    Files that went past the page cache must be read back from the disk, which has a recorder to serve.
+    """
+    mapped = data.obj if isinstance(data.obj, mmap.mmap) and hasattr(mmap, "MADV_RANDOM") else None
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_RANDOM)
+    try:
+        yield
+    finally:
+        if mapped is not None:
+            mapped.madvise(mmap.MADV_NORMAL)
 
 
 class Reader:
@@ -344,7 +361,8 @@ class Reader:
         """A segment that may still grow; of one that was seen before only what is new is looked at."""
         data = self._files.map(path)
         known = self._growing.get(path) if epoch is None else None
-        segment = (known.grown(data) if known is not None else None) or Segment(data, path, epoch, check=False)
+        with _headers_only(data):
+            segment = (known.grown(data) if known is not None else None) or Segment(data, path, epoch, check=False)
         if epoch is None:
             self._growing[path] = segment
         return segment

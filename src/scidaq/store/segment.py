@@ -337,18 +337,13 @@ class Damage:
         return f"{self.path} bytes [{self.at}, {self.end}): {self.reason}"
 
 
-def scan(
-    data: memoryview, path: Path, check: bool = True, after: wire.Message | None = None
-) -> Iterator[wire.Message | Damage]:
-    """Every message of a file in order, the schema first, with what is wrong in between; or those `after` a batch.
+def scan(data: memoryview, path: Path, check: bool = True) -> Iterator[wire.Message | Damage]:
+    """Every message of a file in order, the schema first, with what is wrong in between.
 
     Batches behind damage are found again by the segment's UUID; swapped and repeated ones are reported and still given,
     since their rows are intact. With `check` every byte is read; without, only the headers. An end-of-stream marker
     that no seal precedes, or that more bytes follow, is damage; the mere end of the file is not (a segment that grows).
     """
-    if after is not None:
-        yield from _batches(data, path, check, (after.end, after.crc, int(after.facts["seq"]) + 1), _needle(after))
-        return
     try:
         head = wire.parse(data, 0, path)
         if head.kind != wire.SCHEMA or head.crc != wire.checksum(data, head, 0):
@@ -377,9 +372,12 @@ def _needle(message: wire.Message) -> bytes:
 
 
 def _batches(
-    data: memoryview, path: Path, check: bool, where: tuple[int, int, int], needle: bytes
+    data: memoryview, path: Path, check: bool, where: tuple[int, int, int], needle: bytes | None
 ) -> Iterator[wire.Message | Damage]:
-    """The batches from `where` on: a byte, the checksum before it (-1: not known), the number that belongs there."""
+    """The batches from `where` on: a byte, the checksum before it (-1: not known), the number that belongs there.
+
+    Without a `needle` damage ends it: nobody looks for what may lie behind.
+    """
     (at, previous, seq), sealed = where, False
     while True:
         problem = ""
@@ -391,7 +389,7 @@ def _batches(
             if check and message.crc != wire.checksum(data, message, own):
                 raise Corrupt(path, at, "the checksum of a batch is wrong")
             number = int(message.facts["seq"])
-            if not data[at + message.crc_at :] or not str(message.facts["id"]) == needle[7:43].decode():
+            if not data[at + message.crc_at :] or not (needle is None or _needle(message) == needle):
                 raise Corrupt(path, at, "a batch of another segment")
             if previous >= 0 and (number != seq or own != previous):
                 yield Damage(path, at, message.end, f"batch {number} where {seq} belongs: swapped, repeated or missing")
@@ -408,7 +406,7 @@ def _batches(
             problem = e.reason
         except (KeyError, ValueError, TypeError):
             problem = "the facts of a batch are incomplete"
-        following = next(_resume(data, path, at + 1, needle), None)
+        following = next(_resume(data, path, at + 1, needle), None) if needle is not None else None
         yield Damage(path, at, following.at if following else len(data), problem)
         if following is None:
             return
@@ -458,16 +456,20 @@ class Segment:
     def grown(self, data: memoryview) -> Segment | None:
         """The same file as it is now, of which only what is new was looked at; None where all of it must be.
 
-        For a file that has only been appended to since, as a recorder does; this one stays as it is.
+        For a file that has only been appended to since, as a recorder does; this one stays as it is. Damage behind the
+        last batch is taken for the half of the next, until it is found there once more.
         """
-        end = self.batches[-1].end if self.batches else 0
-        if not end or self.seal is not None or len(data) < end or any(d.at < end for d in self.damage):
-            return None  # damage behind the last batch may have been the half of one
-        found = list(scan(data, self.path, check=False, after=self.batches[-1]))
+        last = self.batches[-1] if self.batches else None
+        if last is None or self.seal is not None or len(data) < last.end or any(d.at < last.end for d in self.damage):
+            return None
+        where = last.end, last.crc, int(last.facts["seq"]) + 1
+        found = list(_batches(data, self.path, False, where, None))
         batches = [item for item in found if isinstance(item, wire.Message)]
+        damage = [item for item in found if isinstance(item, Damage)]
+        if any(str(b.facts.get("id")) != self.id for b in batches) or (damage and self.damage and not batches):
+            return None
         grown = copy.copy(self)
-        grown.data, grown.batches = data, self.batches + batches
-        grown.damage = [item for item in found if isinstance(item, Damage)]
+        grown.data, grown.batches, grown.damage = data, self.batches + batches, damage
         grown.seal = batches[-1].facts.get("seal") if batches else None
         return grown
 
