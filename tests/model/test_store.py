@@ -690,3 +690,23 @@ def test_what_is_read_is_what_was_recorded_whatever_happens(room: Path) -> None:
             deadline=None,
         ),
     )
+
+
+# ---- stories that once ended badly -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def story(room: Path) -> Iterator[Story]:
+    Story.room, Story.template = room, make_template(room / "template")
+    story = Story()
+    story.begin(1 << 24, 1 << 16, False)
+    yield story
+    story.teardown()
+
+
+def test_a_run_ends_where_it_did_when_its_rows_have_to_be_written_again(story: Story) -> None:
+    story.run(True)
+    story.send(RUNS, 1)
+    story.refuse("append", 1, False, 1, WAVE)
+    story.run(False)
+    story.stop()

@@ -28,6 +28,7 @@ class Accounting:
         """Look at the next entry of a track's ring."""
         item = entry.item
         track.seq = entry.seq
+        track.looked = max(track.looked, entry.seq)
         self._look(track, item, entry)
         while track.due_switches and track.due_switches[0][0] <= entry.seq:
             self._act(track, track.due_switches.popleft()[1])
@@ -160,9 +161,9 @@ class Accounting:
 
     def switch(self, track: Track, active: bool) -> None:
         """A run begins, with what is held, or ends: for the entries that have not been looked at yet."""
-        if track.due_switches:  # entries of before are being looked at again: this comes behind them
-            track.due_switches.append((track.due_switches[-1][0], active))
-            track.switches.append(track.due_switches[-1])
+        if track.seq < track.looked:  # entries of before are being looked at again: this comes behind them
+            track.due_switches.append((track.looked, active))
+            track.switches.append((track.looked, active))
         else:
             track.switches.append((track.seq, active))
             self._act(track, active)

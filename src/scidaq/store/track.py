@@ -202,6 +202,8 @@ class Track:
         self.changes: deque[Change] = deque()
         self.seq = -1
         """The newest entry that was looked at."""
+        self.looked = -1
+        """The newest that ever was: those up to it are looked at again after a failure."""
         self.committed_seq = -1
         self.durable: Snapshot | None = None
         """What has been published."""
