@@ -105,6 +105,7 @@ def test_while_recording_it_is_caught_up_when_it_can_be_used_again(tmp_path: Pat
     told_as_from_the_files(data_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [True, False], ids=["old", "new"])
 @pytest.mark.parametrize("kind", TROUBLES)
 def test_at_a_start_it_is_tried_again_while_recording_goes_on(tmp_path: Path, kind: str, there: bool) -> None:
@@ -129,6 +130,7 @@ def test_at_a_start_it_is_tried_again_while_recording_goes_on(tmp_path: Path, ki
     told_as_from_the_files(data_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TROUBLES)
 def test_at_a_stop_it_is_caught_up_by_the_next_start(tmp_path: Path, kind: str) -> None:
     clock, data_dir = SystemClock(), tmp_path / "d"
