@@ -328,6 +328,19 @@ def test_blocks_that_were_held_up_end_no_epoch(wave: Lab, held_up_s: float) -> N
     assert (len(epochs), gaps) == (1, [])
 
 
+def test_a_link_that_catches_up_slowly_ends_no_epoch(wave: Lab) -> None:
+    wave.run(20)
+    wave.clock.advance(60)  # a minute of rows waits in the instrument
+    for _ in range(120):
+        block = wave.make(20)  # twice as fast as they are made
+        wave.clock.advance(-1.0)
+        late = wave.clock.now_ns() - 1900 * MS
+        on_time = T0 + (wave.at - 20 + 1) * 100 * MS
+        wave.give(Block.of(block.schema, block.columns, stream="s", first=block.first, t0_ns=max(late, on_time)))
+    epochs, gaps, _ = look(wave)
+    assert (len(epochs), gaps) == (1, [])
+
+
 def test_a_source_that_stood_still_without_counting_begins_an_epoch_when_that_is_sure(wave: Lab) -> None:
     wave.run(20)
     wave.clock.advance(30)

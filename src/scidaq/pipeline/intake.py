@@ -23,6 +23,8 @@ _SLEW_FROM_NS = 1_000_000
 _PIECES = 1024
 _LATE_NS = 5_000_000_000
 """How long every estimate has to be late before it is not the blocks that were held up."""
+_CATCHING_UP_NS = 100_000_000
+"""By how much less late a source that catches up has to become within that time."""
 _STRADDLE_NS = 5_000_000_000
 """How long after a step of the clock blocks may come that were read before it."""
 _LOST = "the files of the epoch before are damaged"
@@ -53,8 +55,8 @@ class Timeline:
         self._errors: list[int] = []
         self._since_ns = t_ns
         """From when on the errors were measured."""
-        self._late_ns: int | None = None
-        """The first of the estimates that have all been late since."""
+        self._late: tuple[int, int] | None = None
+        """Since when all estimates have been late, and no less so: the first of them and its error."""
 
     def at(self, row: int) -> int:
         """UTC nanoseconds of a row, of one long past too."""
@@ -87,15 +89,16 @@ class Timeline:
     def stepped(self, row: int, t_ns: int, follows: bool) -> bool:
         """Whether the driver's estimate is off by more than a step; `follows`: no row is missing before it.
 
-        A late one may come from arrival, and the block have been held up: it has to stay late. An early one is none.
+        A late one may come from arrival, and the block have been held up: they have to stay late, and no less so. An
+        early one is none of these.
         """
         error = t_ns - self.at(row)
         if not follows or error <= STEP_NS:
-            self._late_ns = None
+            self._late = None
             return abs(error) > STEP_NS
-        if self._late_ns is None:
-            self._late_ns = t_ns
-        return t_ns - self._late_ns > _LATE_NS
+        if self._late is None or error < self._late[1] - _CATCHING_UP_NS:
+            self._late = t_ns, error
+        return t_ns - self._late[0] > _LATE_NS
 
 
 class Intake:
