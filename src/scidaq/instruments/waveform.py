@@ -37,7 +37,9 @@ UNPACED_BLOCKS = 4
 """How many block times an unpaced read hands over."""
 MIN_PAUSE_S = 0.010
 """A paced device is looked at this often at most: each look costs the interpreter a switch of threads."""
-_TABLE_BYTES = 8 << 20
+_TABLE_BYTES, _SLOW_TABLE_BYTES = 8 << 20, 1 << 20
+_FAST_BYTES_S = 1e6
+"""From this rate on the prepared values are many, so that no cache holds them; below, memory counts for more."""
 _PRIMES = (65537, 32749, 16381, 8191, 4093, 2039, 1021, 509, 251)
 _CLOSED = "the simulated digitizer is closed"
 
@@ -150,7 +152,9 @@ class _Table:
 
     def __init__(self, o: WaveformOptions) -> None:
         scalar = np.dtype(o.dtype)
-        self.length = next((p for p in _PRIMES if p * o.channels * scalar.itemsize <= _TABLE_BYTES), _PRIMES[-1])
+        row_bytes = o.channels * scalar.itemsize
+        most = _TABLE_BYTES if o.unpaced or o.rate_hz * row_bytes >= _FAST_BYTES_S else _SLOW_TABLE_BYTES
+        self.length = next((p for p in _PRIMES if p * row_bytes <= most), _PRIMES[-1])
         index = np.arange(self.length + o.rows_per_block) % self.length
         phase = 2 * np.pi * np.arange(self.length) / self.length
         values = np.empty((o.channels, self.length), scalar)
