@@ -127,7 +127,9 @@ class SegmentLane:
             name = name._replace(generation=name.generation + 1)
         created_ns = self._clock.now_ns()
         writer = SegmentWriter(book.epoch, name, self._station, created_ns, self._buffers)
-        target = Target(directory / str(name), direct and self._options.direct_io != "never")
+        # Its book counts the rows of the segment before: were that lost, this would tell of rows that nobody has.
+        before, track.sealed = track.sealed, None
+        target = Target(directory / str(name), direct and self._options.direct_io != "never", before)
         make = partial(make_directory, self._files, directory)
         self._open[target] = track
         track.writer, track.target, track.opened_s = writer, target, self._clock.monotonic_s()
@@ -180,7 +182,7 @@ class SegmentLane:
         )
         if seal:
             track.segment_bytes += writer.at
-            track.writer, track.target = None, None
+            track.writer, track.target, track.sealed = None, None, target
         return True
 
     def _full(self, track: Track, writer: SegmentWriter) -> bool:
@@ -310,6 +312,7 @@ class SegmentLane:
             return []
         if target is not track.target:  # its seal failed, and another one has been begun, perhaps
             self.abandoned += 1
+            track.sealed = None
             track.generation += 1  # by which recovery knows that the seal proves nothing
         return [track]
 

@@ -210,6 +210,8 @@ class Track:
         # segment
         self.writer: SegmentWriter | None = None
         self.target: Target | None = None
+        self.sealed: Target | None = None
+        """The segment that was sealed last, until the next is begun."""
         self.generation = 0
         self.opened_s = 0.0
         self.segment_bytes = 0

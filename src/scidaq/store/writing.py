@@ -42,12 +42,15 @@ class WritingStats:
 class Target:
     """A file that is being appended to. Made by the recorder, opened, written and closed by the commit thread."""
 
-    __slots__ = ("closed", "direct", "failed", "file", "path")
+    __slots__ = ("after", "closed", "direct", "error", "failed", "file", "path")
 
-    def __init__(self, path: Path, direct: bool) -> None:
-        self.path, self.direct = path, direct
+    def __init__(self, path: Path, direct: bool, after: Target | None = None) -> None:
+        """`after` is another file whose jobs have all been given: its failure is the failure of this one too."""
+        self.path, self.direct, self.after = path, direct, after
         self.file: File | None = None
         self.failed = False
+        self.error: OSError | None = None
+        """What the system said when it failed."""
         self.closed = False
 
 
@@ -240,6 +243,11 @@ class CommitThread:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             target = job.target
+            if target.after is not None:
+                before, target.after = target.after, None
+                if before.error is not None and not target.failed:
+                    target.failed, target.error = True, before.error
+                    self._failed(target, before.error)
             if target.failed:
                 job.drop(self)
                 continue
@@ -252,7 +260,7 @@ class CommitThread:
                 self._fail(target, WriteFailed(f"{target.path}: {e!r}"))
 
     def _fail(self, target: Target, error: OSError) -> None:
-        target.failed = True
+        target.failed, target.error = True, error
         self.failures += 1
         if target.file is not None:
             target.file.close()
