@@ -20,9 +20,10 @@ import pyarrow as pa
 import pytest
 
 from scidaq.block import Block, Gap, Reason
-from scidaq.instruments.waveform import WaveformOptions, expected
+from scidaq.instruments.waveform import WaveformOptions, _table, expected
 from scidaq.query import Reader
 from scidaq.store import Report, read_marks, verify
+from tests import figures
 from tests.crash.recording import INSTRUMENTS, record
 
 KILLS_PER_DIRECTORY = 12
@@ -57,6 +58,10 @@ class Tally:
     problems: list[str] = field(default_factory=list)
     segments_opened: int = 0
 
+    def figures(self, what: str) -> figures.Row:
+        """For the page of figures."""
+        return figures.Row(what, self.kills, self.rows_checked, self.rows_lost, self.wrong_values, len(self.problems))
+
     def __str__(self) -> str:
         how = ", ".join(f"{n} {h}" for h, n in sorted(self.by_how.items()))
         return (
@@ -72,7 +77,7 @@ Durable = dict[tuple[str, int], dict[int, int]]
 
 @lru_cache
 def _threshold(options: WaveformOptions) -> float:
-    return float(np.median(expected(options, 0, 65_537 + options.rows_per_block)[:, 0]))
+    return float(np.median(_table(options).columns[0]))
 
 
 def wrong_values(options: WaveformOptions, block: Block, origin: int) -> int:
@@ -258,3 +263,4 @@ def test_kill_9_loses_nothing_durable(tmp_path: Path, kills: int, capsys: pytest
         sys.stdout.write(f"\n{tally}\n")
     assert (tally.rows_lost, tally.wrong_values, tally.problems) == (0, 0, [])
     assert tally.rows_checked > 0
+    figures.write(tally.figures("`make crash`: `kill -9`"))
