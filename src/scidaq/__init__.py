@@ -1,3 +1,18 @@
 """scidaq: the data-acquisition server that a laboratory leaves running."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scidaq.station import Recording, record
+
 __version__ = "0.1.0"
+__all__ = ["Recording", "__version__", "record"]
+
+
+def __getattr__(name: str) -> Any:
+    """`record` takes half a second to import, which those who only want a block need not wait for."""
+    if name not in ("Recording", "record"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from scidaq import station
+
+    return getattr(station, name)

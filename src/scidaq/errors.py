@@ -106,6 +106,12 @@ class WriteFailed(StoreError, OSError):
     retry = True
 
 
+class DiskStalled(StoreError, TimeoutError):
+    """The disk did not take rows in time; those that were added stay in memory and are written when it does."""
+
+    retry = True
+
+
 class Corrupt(StoreError):
     """Bytes on disk are not what was written there."""
 

@@ -1,6 +1,7 @@
-"""A station: one data directory and the process that owns it."""
+"""A station: one data directory and the process that owns it; and `record`, the same for a script."""
 
 from scidaq.station.plan import InstrumentPlan, StationPlan
+from scidaq.station.script import Recording, record
 from scidaq.station.station import Run, Station, StationStats
 
-__all__ = ["InstrumentPlan", "Run", "Station", "StationPlan", "StationStats"]
+__all__ = ["InstrumentPlan", "Recording", "Run", "Station", "StationPlan", "StationStats", "record"]

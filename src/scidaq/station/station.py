@@ -136,7 +136,7 @@ class Station:
             data_dir, files, plan.name, clock.now_ns(), plan.storage.allow_network_filesystem
         )
         stack.callback(self._unlock, lock)
-        _tune()
+        self._prepare_process()
         self._space = Space(data_dir, files, plan.storage)
         self._space.prepare()
         if self._space.free < SPACE_TO_START:
@@ -161,6 +161,10 @@ class Station:
         stack.callback(watch.join)
         stack.callback(self._stop.set)
         self._open_instruments(stack)
+
+    def _prepare_process(self) -> None:
+        """The process is the station's own."""
+        _tune()
 
     def _recover(self) -> Recovered:
         """Bring the data directory in order and the catalog up to date; one that proves damaged is made again."""
