@@ -8,16 +8,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bench.disks import disks
 from bench.ingest import ingest
 from bench.machine import described, load
 from bench.many_streams import many_streams
+from bench.mixed import mixed
 from bench.places import BASE
 from bench.results import Row, table
 from bench.scpi import scpi
 from bench.settings import Settings, quick
+from bench.start import start
 
 Benchmark = Callable[[Settings, Callable[[str], None]], list[Row]]
-BENCHMARKS: dict[str, Benchmark] = {"ingest": ingest, "many_streams": many_streams, "scpi": scpi}
+BENCHMARKS: dict[str, Benchmark] = {
+    "ingest": ingest,
+    "disks": disks,
+    "many_streams": many_streams,
+    "scpi": scpi,
+    "start": start,
+    "mixed": mixed,
+}
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from bench import writers
 from bench.machine import warm
@@ -74,17 +76,22 @@ def _run(name: str, work: Work, limit: float) -> Outcome:
     with fresh() as directory:
         if name == US:
             options = digitizer(work.dtype, unpaced=True, rate_hz=NOMINAL_BYTES_S / work.row_bytes)
-            return _record(work, directory, options)
+            return _recorded(work, directory, options)
         if name == US_PACED:
             options = digitizer(work.dtype, free_running=False, rate_hz=round(PACED * limit / work.row_bytes))
-            return _record(work, directory, options)
+            return _recorded(work, directory, options)
         outcome: Outcome = call(writers.run, name, work, directory)
         return outcome
 
 
-def _record(work: Work, directory: Path, options: dict[str, object]) -> Outcome:
-    """What the durable marks say, from one of them to another, as seen by another process."""
-    with recording(directory / "data", {"adc": options}, work) as station:
+def _recorded(work: Work, directory: Path, options: dict[str, object]) -> Outcome:
+    outcome, stats = record(work, directory / "data", options)
+    return replace(outcome, remarks=_remarks(stats))
+
+
+def record(work: Work, data_dir: Path, options: dict[str, object], **how: Any) -> tuple[Outcome, StationStats]:
+    """What the durable marks say, from one of them to another, as seen by another process; and how it ended."""
+    with recording(data_dir, {"adc": options}, work, **how) as station:
         durable = 0
 
         def moved() -> bool:
@@ -104,7 +111,7 @@ def _record(work: Work, directory: Path, options: dict[str, object]) -> Outcome:
         took = time.monotonic() - begin
         done, cpu_s = (durable - rows) * work.row_bytes, station.process.cpu_s() - cpu_s
         stats = station.stop()
-    return Outcome(done, took, cpu_s, stats.recorder.writing.worst_sync_s, _remarks(stats))
+    return Outcome(done, took, cpu_s, stats.recorder.writing.worst_sync_s), stats
 
 
 def _remarks(stats: StationStats) -> str:

@@ -13,15 +13,15 @@ BASE = Path(__file__).resolve().parent.parent / "build" / "bench"
 
 
 @contextlib.contextmanager
-def fresh() -> Iterator[Path]:
+def fresh(base: Path = BASE) -> Iterator[Path]:
     """An empty directory. Its removal has reached the disk on return, so that the next run is not disturbed by it."""
-    BASE.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(dir=BASE))
+    base.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(dir=base))
     try:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-        fd = os.open(BASE, os.O_RDONLY)
+        fd = os.open(base, os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:

@@ -19,7 +19,7 @@ from scidaq.block import StreamSpec
 from scidaq.clock import SystemClock
 from scidaq.instruments import Driver, WaveformDriver
 from scidaq.station import InstrumentPlan, Station, StationPlan, StationStats
-from scidaq.store import Mark, read_marks
+from scidaq.store import Files, Mark, Options, read_marks, system_files
 
 
 class _Prepared:
@@ -53,13 +53,21 @@ def _make(instrument: str, options: dict[str, Any], work: Work | None, clock: Sy
     return PreparedDriver(work, instrument, chosen, clock)
 
 
-def _record(there: Connection, data_dir: Path, instruments: dict[str, dict[str, Any]], work: Work | None) -> None:
+def _record(
+    there: Connection,
+    data_dir: Path,
+    instruments: dict[str, dict[str, Any]],
+    work: Work | None,
+    storage: Options,
+    files: Callable[[], Files],
+) -> None:
     """What the process does: record until told to stop, then say how it went."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     clock = SystemClock()
     plans = tuple(InstrumentPlan(i, partial(_make, i, o, work, clock), "waveform") for i, o in instruments.items())
-    with Station(StationPlan(data_dir, "bench", plans), clock) as station:
-        there.send("recording")
+    begin = time.monotonic()
+    with Station(StationPlan(data_dir, "bench", plans, storage), clock, files()) as station:
+        there.send(time.monotonic() - begin)
         there.recv()
         there.send(station.stats())
     there.send("stopped")
@@ -68,8 +76,10 @@ def _record(there: Connection, data_dir: Path, instruments: dict[str, dict[str, 
 class Recording:
     """A station that records."""
 
-    def __init__(self, process: Child, data_dir: Path) -> None:
+    def __init__(self, process: Child, data_dir: Path, open_s: float) -> None:
         self.process, self.data_dir = process, data_dir
+        self.open_s = open_s
+        """How long it took to open."""
 
     def marks(self) -> dict[str, Mark]:
         """How far each stream is durable."""
@@ -84,11 +94,16 @@ class Recording:
 
 
 @contextmanager
-def recording(data_dir: Path, instruments: dict[str, dict[str, Any]], work: Work | None = None) -> Iterator[Recording]:
+def recording(
+    data_dir: Path,
+    instruments: dict[str, dict[str, Any]],
+    work: Work | None = None,
+    storage: Options | None = None,
+    files: Callable[[], Files] = system_files,
+) -> Iterator[Recording]:
     """A station with `waveform` instruments by id, from before its first row on."""
-    with child(_record, data_dir, instruments, work) as process:
-        process.hear()
-        yield Recording(process, data_dir)
+    with child(_record, data_dir, instruments, work, storage or Options(), files) as process:
+        yield Recording(process, data_dir, process.hear())
 
 
 def digitizer(dtype: str, **options: Any) -> dict[str, Any]:

@@ -24,6 +24,8 @@ class Settings:
     """How long free memory is touched at most before all else, so that the page cache is warm for those who use it."""
     table_bytes: int = 64 << 20
     """Size of the prepared samples, more than the caches hold."""
+    slow_s: float = 6.0
+    """How long the slow disk of `disks` is written to."""
     streams_s: float = 60.0
     """How long `many_streams` records."""
     instruments: int = 10
@@ -31,6 +33,15 @@ class Settings:
     """Streams of each instrument."""
     peer_s: float = 5.0
     """How long the peers of `many_streams` work."""
+    mixed_rounds: int = 3
+    mixed_s: float = 5.0
+    """Length of one run of `mixed`."""
+    starts: int = 3
+    """How often `start` starts each station."""
+    idle_s: float = 20.0
+    """How long the idle station of `start` is watched."""
+    segments: int = 10_000
+    """How many segments the store has that a killed station starts on again."""
     turns: int = 12
     """How often each contestant of `scpi` has its turn."""
     turn_s: float = 0.2
@@ -44,4 +55,19 @@ class Settings:
 
 def quick() -> Settings:
     """One round each."""
-    return Settings(rounds=1, kills=1, ingest_s=1.0, warm_s=0.5, memory_s=5.0, streams_s=20.0, peer_s=2.0, turns=3)
+    return Settings(
+        rounds=1,
+        kills=1,
+        ingest_s=1.0,
+        warm_s=0.5,
+        memory_s=5.0,
+        streams_s=20.0,
+        slow_s=3.0,
+        peer_s=2.0,
+        turns=3,
+        mixed_rounds=1,
+        mixed_s=3.0,
+        starts=1,
+        idle_s=5.0,
+        segments=1000,
+    )

@@ -1,0 +1,298 @@
+"""All at once: bulk ingest, an instrument polled at 1 kHz, five plots, and requests for the state of the station.
+
+What goes on beside the ingest:
+- `control`: 10 scalar channels of float64 at 1,000 rows a second;
+- five plot processes, each of which reads the newest 16,384 rows of the fast stream thirty times a second with
+  `scidaq.query.Reader`, as another process has to, and reduces them to 1,000 minima and maxima a channel;
+- 100 requests a second, each answered with all statistics as JSON by a thread of the station's own process.
+
+There is no dashboard and no HTTP yet: the requests come over a bare loopback socket and stand for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import orjson
+import structlog
+
+from bench import writers
+from bench.places import fresh
+from bench.processes import Child, call, child
+from bench.recording import PreparedDriver, digitizer, until
+from bench.results import Row, judged, rate, size
+from bench.settings import Settings
+from bench.writers import RAW, Work
+from scidaq.block import Block
+from scidaq.clock import SystemClock
+from scidaq.errors import ScidaqError
+from scidaq.instruments import Driver, WaveformDriver
+from scidaq.query import Reader
+from scidaq.station import InstrumentPlan, Station, StationPlan, StationStats
+from scidaq.store import read_marks
+
+US, US_PACED = "scidaq, as fast as it goes", "scidaq, paced at 0.5 × raw"
+STREAM = "adc/wave"
+NOMINAL_BYTES_S = 2e9
+PACED = 0.5
+CONTROL = {"channels": 10, "dtype": "float64", "layout": "columns", "rate_hz": 1000.0, "block_s": 0.05}
+VIEWERS, FRAMES_HZ, WINDOW_ROWS, PIXELS = 5, 30.0, 16_384, 1_000
+REQUESTS_HZ = 100.0
+SETTLED_S = 1.0
+"""Hand-overs before this do not count: files and buffers are being made."""
+TARGET_RAW, TARGET_STALL_S = 0.5, 0.020
+
+
+class WatchedDriver(PreparedDriver):
+    """The prepared digitizer, which also looks at how long its thread is kept from reading."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._left = self._since = 0.0
+        self._longest = self._many = 0.0
+        self._times = 0
+
+    def read(self, timeout_s: float) -> list[Block]:
+        """As ever; from the end of one to the beginning of the next is the way of blocks into the ring."""
+        now = time.monotonic()
+        self._since = self._since or now
+        if self._left and now - self._since > SETTLED_S:
+            self._times += 1
+            self._many += now - self._left
+            self._longest = max(self._longest, now - self._left)
+        blocks = list(super().read(timeout_s))
+        self._left = time.monotonic() if blocks else 0.0
+        return blocks
+
+    def counted(self) -> dict[str, int]:
+        """In the statistics of the instrument."""
+        return {"longest_us": round(self._longest * 1e6), "sum_us": round(self._many * 1e6), "times": self._times}
+
+
+# ---- the station ----------------------------------------------------------------------------------------------------
+
+
+def _make(instrument: str, options: dict[str, Any], work: Work, clock: SystemClock) -> Driver:
+    chosen = WaveformDriver.Options(**options)
+    return (
+        WatchedDriver(work, instrument, chosen, clock)
+        if instrument == "adc"
+        else WaveformDriver(instrument, chosen, clock)
+    )
+
+
+def _station(there: Connection, data_dir: Path, adc: dict[str, Any], work: Work) -> None:
+    """Record and answer until told to stop, then say how it went."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    clock = SystemClock()
+    plans = tuple(
+        InstrumentPlan(name, partial(_make, name, options, work, clock), "waveform")
+        for name, options in (("adc", adc), ("control", CONTROL))
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server, Station(StationPlan(data_dir, "bench", plans), clock) as one:
+        threading.Thread(target=_answer, args=(server, one), name="requests", daemon=True).start()
+        there.send(server.getsockname()[1])
+        there.recv()
+        there.send(one.stats())
+    there.send("stopped")
+
+
+def _answer(server: socket.socket, station: Station) -> None:
+    """One connection; a line asks, a line of JSON answers."""
+    with contextlib.suppress(OSError):
+        connection, _ = server.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connection:
+            while connection.recv(64):
+                connection.sendall(orjson.dumps(station.stats(), default=str) + b"\n")
+
+
+# ---- the others -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What became of something that was to happen at a rate."""
+
+    per_s: float
+    p95_s: float
+    """Of how long one took."""
+
+
+def _every(there: Connection, rate_hz: float, act: Callable[[], object]) -> None:
+    """Do it at a rate, or as often as it goes, from being told so until told again; then say how it went."""
+    there.send("ready")
+    there.recv()
+    took: list[float] = []
+    begin = due = time.monotonic()
+    while not there.poll(max(0.0, due - time.monotonic())):
+        start = time.monotonic()
+        due = max(due + 1 / rate_hz, start)
+        act()
+        took.append(time.monotonic() - start)
+    there.recv()
+    there.send(Watched(len(took) / (time.monotonic() - begin), float(np.percentile(took or [0.0], 95))))
+
+
+def _view(there: Connection, data_dir: Path) -> None:
+    """A plot: the newest rows, as minima and maxima."""
+    reader = Reader(data_dir)
+
+    def frame() -> None:
+        with contextlib.suppress(ScidaqError):  # nothing yet
+            blocks = [b for b in reader.last(STREAM, rows=WINDOW_ROWS) if isinstance(b, Block)]
+            values = np.concatenate([block.columns[0] for block in blocks]) if blocks else np.empty((0, 1))
+            cut = values[: len(values) // PIXELS * PIXELS].reshape(PIXELS, -1, values.shape[1])
+            if cut.size:
+                cut.min(axis=1), cut.max(axis=1)
+
+    _every(there, FRAMES_HZ, frame)
+
+
+def _request(there: Connection, port: int) -> None:
+    """Somebody who asks for the statistics."""
+    with socket.create_connection(("127.0.0.1", port)) as one:
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def ask() -> None:
+            one.sendall(b"stats\n")
+            answer = b""
+            while not answer.endswith(b"\n"):
+                answer += one.recv(65_536)
+            orjson.loads(answer)
+
+        _every(there, REQUESTS_HZ, ask)
+
+
+# ---- a run ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """One run."""
+
+    speed: float
+    """Durable bytes of the fast stream per second."""
+    cpu_s_per_gb: float
+    """Of the station's process, with all that it does."""
+    stall_s: float
+    usual_s: float
+    """Of the way into the ring: longest, mean."""
+    lost_rows: int
+    stats: StationStats
+    viewers: list[Watched]
+    requests: Watched
+
+
+def mixed(settings: Settings, say: Callable[[str], None]) -> list[Row]:
+    """The disk alone, then with all of it: unpaced and paced."""
+    work = Work("float64", settings.table_bytes, settings.warm_s, settings.mixed_s)
+    alone = Work("float64", settings.table_bytes, settings.warm_s, settings.ingest_s)
+    _raw(alone)  # for warming up
+    limits: list[float] = []
+    runs: dict[str, list[Mixed]] = {US: [], US_PACED: []}
+    for number in range(settings.mixed_rounds):
+        limits.append(_raw(alone))
+        for name in random.sample(list(runs), len(runs)):
+            run = _run(work, _adc(name, work, limits[-1]))
+            runs[name].append(run)
+            say(f"mixed round {number + 1}: {name} {rate(run.speed)}, longest stall {run.stall_s * 1e3:.1f} ms")
+    return [_row(name, runs[name], limits) for name in runs] + [Row("mixed", RAW, rate(median(limits)))]
+
+
+def _raw(work: Work) -> float:
+    with fresh() as directory:
+        return float(call(writers.run, RAW, work, directory).speed)
+
+
+def _adc(name: str, work: Work, limit: float) -> dict[str, Any]:
+    if name == US:
+        return digitizer(work.dtype, unpaced=True, rate_hz=NOMINAL_BYTES_S / work.row_bytes)
+    return digitizer(work.dtype, free_running=False, rate_hz=round(PACED * limit / work.row_bytes))
+
+
+def _run(work: Work, adc: dict[str, Any]) -> Mixed:
+    with fresh() as directory, ExitStack() as stack:
+        data_dir = directory / "data"
+        station = stack.enter_context(child(_station, data_dir, adc, work))
+        port = station.hear()
+        marks = partial(read_marks, data_dir / "durable.map")
+        until(lambda: STREAM in marks() and marks()[STREAM].durable_rows > 0, 30)
+        others = [stack.enter_context(child(_view, data_dir)) for _ in range(VIEWERS)]
+        others.append(stack.enter_context(child(_request, port)))
+        for one in others:
+            one.hear()
+        for one in others:
+            one.tell("go")
+        time.sleep(work.warm_s)
+        begin, rows, cpu_s = time.monotonic(), marks()[STREAM].durable_rows, station.cpu_s()
+        time.sleep(work.seconds)
+        took, done = time.monotonic() - begin, (marks()[STREAM].durable_rows - rows) * work.row_bytes
+        cpu_s = station.cpu_s() - cpu_s
+        *viewers, requests = [_ended(one) for one in others]
+        station.tell("stop")
+        stats: StationStats = station.hear()
+        station.hear()
+    counts = next(i.counts for i in stats.instruments if i.instrument == "adc")
+    book = next(s for s in stats.recorder.streams if s.stream == STREAM)
+    return Mixed(
+        done / took,
+        cpu_s / done * 1e9,
+        counts["longest_us"] / 1e6,
+        counts["sum_us"] / 1e6 / max(1, counts["times"]),
+        book.gap_rows,
+        stats,
+        viewers,
+        requests,
+    )
+
+
+def _ended(one: Child) -> Watched:
+    one.tell("stop")
+    said: Watched = one.hear()
+    return said
+
+
+def _row(name: str, runs: list[Mixed], limits: list[float]) -> Row:
+    of_raw = median(run.speed / limit for run, limit in zip(runs, limits, strict=True))
+    stall, lost = max(run.stall_s for run in runs), sum(run.lost_rows for run in runs)
+    if name == US:
+        target = judged(f"≥ {TARGET_RAW} × raw", of_raw >= TARGET_RAW)
+    else:
+        good = lost == 0 and stall < TARGET_STALL_S
+        target = judged(f"no lost row, stall < {TARGET_STALL_S * 1e3:.0f} ms", good)
+    ring = max((r for run in runs for r in run.stats.rings if r.stream == STREAM), key=lambda r: r.peak_bytes)
+    frames = median(v.per_s for run in runs for v in run.viewers)
+    frame_s = median(v.p95_s for run in runs for v in run.viewers)
+    asked = median(run.requests.per_s for run in runs)
+    asked_s = median(run.requests.p95_s for run in runs)
+    wrong = [s.stream for run in runs for s in run.stats.recorder.streams if s.imbalance]
+    remarks = (
+        f"into the ring: longest {stall * 1e3:.1f} ms, mean {median(r.usual_s for r in runs) * 1e3:.2f} ms; "
+        f"{lost:,} rows in gaps, ring ≤ {size(ring.peak_bytes)} of {size(ring.capacity_bytes)}; "
+        f"{VIEWERS} plots at {frames:.0f} of {FRAMES_HZ:.0f} frames/s, p95 {frame_s * 1e3:.0f} ms; "
+        f"{asked:.0f} of {REQUESTS_HZ:.0f} requests/s, p95 {asked_s * 1e3:.1f} ms{', IMBALANCE' if wrong else ''}"
+    )
+    return Row(
+        "mixed",
+        name,
+        rate(median(run.speed for run in runs)),
+        f"{median(run.cpu_s_per_gb for run in runs):.2f} s/GB",
+        f"{of_raw:.2f} × raw",
+        target,
+        remarks,
+    )
