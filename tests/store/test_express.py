@@ -5,17 +5,21 @@ from __future__ import annotations
 import errno
 from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scidaq.block import Block, Ledger
 from scidaq.store import Damage, Express, Record, journal_files, open_station, read_journal, recover, system_files
 from scidaq.store import express as express_module
 from scidaq.store.files import PAGE, File, PosixFiles
+from scidaq.store.journal import JournalWriter
 from scidaq.testing import FakeClock
-from tests.store.makers import PLAIN, T0, block_of, epoch_of
+from tests.store.makers import PLAIN, SCHEMAS, T0, block_of, epoch_of
 
 EPOCH = epoch_of(PLAIN, "script/readings")
 
@@ -153,6 +157,21 @@ def test_a_disk_that_refuses_is_not_asked_again_for_a_while_and_never_on_the_sam
     assert express.put(record(1, 1), 2)
     assert len(journal_files(data_dir / "journal")) == 2
     assert set(rows_in(data_dir)) == {0, 1}
+
+
+@given(st.lists(st.integers(1, 700), min_size=1, max_size=12), st.sampled_from(sorted(SCHEMAS)))
+def test_a_commit_of_one_row_has_the_bytes_that_the_other_way_would_give(sizes: list[int], name: str) -> None:
+    with patch("scidaq.store.journal.uuid.uuid4", lambda: "11111111-2222-4333-8444-555555555555"):
+        quick, slow = JournalWriter(0, "station", T0), JournalWriter(0, "station", T0)
+    epoch = epoch_of(SCHEMAS[name], EPOCH.stream)
+    first = 0
+    for rows in sizes:
+        block = block_of(epoch.schema, first, rows, stream=epoch.stream)
+        kept = Record(epoch, block, block.end, Ledger(block.end, block.end))
+        with patch.object(slow, "_batch", slow._batch_of_many):
+            assert quick.encode([kept]) == slow.encode([kept])
+        quick.synced = slow.synced = quick.at
+        first = block.end
 
 
 def test_what_is_too_much_at_once_goes_the_longer_way(data_dir: Path) -> None:
