@@ -710,3 +710,15 @@ def test_a_run_ends_where_it_did_when_its_rows_have_to_be_written_again(story: S
     story.refuse("append", 1, False, 1, WAVE)
     story.run(False)
     story.stop()
+
+
+def test_a_hole_that_late_rows_fill_in_part_stays_explained_by_a_segment_behind_them(story: Story) -> None:
+    story.send(WAVE, 20)
+    story.stop()
+    story.start()
+    story.skip(WAVE, 34)
+    story.send(WAVE, 3)
+    story.stop()
+    story.start()
+    story.send_again(WAVE, 10, 16, 0)
+    story.settle()

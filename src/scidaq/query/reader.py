@@ -452,6 +452,7 @@ class Reader:
                 at, before_ns = max(at, block.end), block.last_ns
                 continue
             if not over and at <= block.first:
+                self._explain(at, block.first, holding, notes)
                 yield from notes.between(at, block.first, before_ns, block.t0_ns, window)
             cut = _within(block, start_ns, stop_ns, first_row)
             over = over or cut is None or cut.end < block.end
@@ -461,6 +462,14 @@ class Reader:
         if not over:
             yield from notes.between(at, max(notes.end, at), before_ns, None, window)
 
+    def _explain(self, first: int, end: int, holding: _Holding, notes: _Notes) -> None:
+        """Look behind a hole for what explains it: rows that came late into it come up before the segment that does."""
+        for piece in sorted(holding.pieces, key=lambda p: p.first):
+            if not notes.lacks(first, end):
+                return
+            if piece.first >= first and (segment := self._segment(piece)) is not None:
+                notes.take_from(segment)
+
     def _open(self, piece: _Piece, queue: list[_Item], notes: _Notes, count: int, first_row: int) -> int:
         """Put the batches of a segment that do not end before `first_row` into the queue; how many it has."""
         segment = self._segment(piece)
@@ -468,7 +477,7 @@ class Reader:
             return 0
         if segment.epoch is not None:
             self._schemas.setdefault((segment.epoch.stream, segment.epoch.number), segment.epoch)
-        notes.take(segment.gaps(), [r for b in segment.batches for r in b.facts.get("left_out", ())])
+        notes.take_from(segment)
         for i, message in enumerate(segment.batches):
             if message.rows and int(message.facts["first"]) + message.rows > first_row:
                 order = (int(message.facts["first"]), -piece.generation, count + i)
@@ -600,6 +609,17 @@ class _Notes:
         for first, end in left_out:
             self._left_out.add(first, end)
             self.end = max(self.end, end)
+
+    def take_from(self, segment: Segment) -> None:
+        """Note those of a segment."""
+        self.take(segment.gaps(), [r for b in segment.batches for r in b.facts.get("left_out", ())])
+
+    def lacks(self, first: int, end: int) -> bool:
+        """Whether nothing has been noted of some of the rows `[first, end)`."""
+        rest = RangeSet(self._left_out.missing(first, end))
+        for gap in self._gaps.values() if rest else ():
+            rest.remove(gap.first, gap.end)
+        return bool(rest)
 
     def between(
         self, first: int, end: int, before_ns: int | None, after_ns: int | None, window: _Window
