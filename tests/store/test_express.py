@@ -111,8 +111,14 @@ def test_a_file_goes_when_the_recorder_has_its_rows_and_another_is_begun_when_it
     assert len(journal_files(data_dir / "journal")) == 2, "the recorder is too far behind"
     assert rows_in(data_dir) == list(range(done))
     express.release(done // 2)
+    assert len(journal_files(data_dir / "journal")) == 2, "a reader may still want it"
+    assert express.put(record(done, 1), done + 1), "there is room again, where it is needed"
+    express.release(done)
+    clock = express._clock
+    assert isinstance(clock, FakeClock)
+    clock.advance(express_module.KEPT_S)
+    express.release(done)
     assert len(journal_files(data_dir / "journal")) == 1
-    assert express.put(record(done, 1), done + 1)
     express.close(done + 1)
     assert journal_files(data_dir / "journal") == []
 

@@ -674,7 +674,8 @@ class Recording:
                         if item.rows:
                             self._marks.append((self._ring.newest, self._handed))
                         self._changed.notify_all()
-                self._express.release(self._count_recorded())
+                with self._committing:
+                    self._express.release(self._count_recorded())
                 if closing and not self._chunk.rows:
                     return
                 if self._progress is not None and time.monotonic() - told_s >= PROGRESS_S:
@@ -816,7 +817,8 @@ class Recording:
         number = self._marks[-1][0] if self._marks else -1
         try:
             done = self._ring.wait_until_durable(number, self._timeout_s) and self._count_recorded() == self.rows
-            self._express.close(self._recorded)
+            with self._committing:
+                self._express.close(self._recorded)
             if done and not self._intake.stats().refused and self._failure is None:
                 self._station.note(ENDED, self.stream, self._counter, self._origin + self.rows)
         except WriteFailed as error:

@@ -28,12 +28,14 @@ log = structlog.get_logger(__name__)
 FILE_BYTES = 4 << 20
 MOST_BYTES = 256 << 10
 """The most that one commit takes; more is quicker through the recorder."""
-FILES = 8
+FILES = 16
 """How many files there are at most: the recorder is behind when all are full."""
+KEPT_S = 1.0
+"""How long a file stays after the recorder has its rows: a reader may have looked there before, and come here now."""
 RETRY_S = 5.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Prepared:
     """One file and how far it has been written."""
 
@@ -42,6 +44,8 @@ class _Prepared:
     file: File | None
     end: int = 0
     """One past the last row in it, as `put` was told."""
+    idle_s: float = 0.0
+    """Since when the recorder has its rows; 0 before."""
 
 
 class Express:
@@ -100,6 +104,8 @@ class Express:
         """Another file; None when there are too many."""
         self._give_up()
         if len(self._old) >= FILES:
+            self._remove([one for one in self._old if one.idle_s])
+        if len(self._old) >= FILES:
             return None
         number = self._number()
         writer = JournalWriter(number, self._station, self._clock.now_ns())
@@ -136,17 +142,23 @@ class Express:
                 present.file = None
 
     def release(self, end: int) -> None:
-        """The recorder has made everything before `end` durable: files that hold nothing else go."""
-        gone = [one for one in self._old if one.end <= end]
-        if not gone:
+        """The recorder has made everything before `end` durable: files that hold nothing else go after a moment."""
+        now = self._clock.monotonic_s()
+        for one in self._old:
+            if one.end <= end and not one.idle_s:
+                one.idle_s = now
+        self._remove([one for one in self._old if one.idle_s and now - one.idle_s >= KEPT_S])
+
+    def _remove(self, files: list[_Prepared]) -> None:
+        if not files:
             return
-        self._old = [one for one in self._old if one.end > end]
+        self._old = [one for one in self._old if one not in files]
         with suppress(OSError):  # the next start removes what stays behind
-            for one in gone:
+            for one in files:
                 self._files.remove(one.path)
             self._files.sync_dir(self._dir)
 
     def close(self, end: int) -> None:
         """No more is put; what the recorder does not have by `end` stays for the next start."""
         self._give_up()
-        self.release(end)
+        self._remove([one for one in self._old if one.end <= end])
