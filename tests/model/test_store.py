@@ -676,13 +676,13 @@ EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(0 if EXAMPLES else 120)
+@pytest.mark.timeout(0 if EXAMPLES else 600)
 def test_what_is_read_is_what_was_recorded_whatever_happens(room: Path) -> None:
     Story.room, Story.template = room, make_template(room / "template")
     run_state_machine_as_test(
         Story,
         settings=settings(
-            max_examples=EXAMPLES or 60,
+            max_examples=EXAMPLES or 40,
             stateful_step_count=40,
             phases=[Phase.generate, Phase.shrink],
             report_multiple_bugs=False,
