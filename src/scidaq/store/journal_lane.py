@@ -53,6 +53,8 @@ class JournalLane:
         self._waiting: dict[Target, list[Track]] = {}
         """Whose commits to a file are not settled, once for each."""
         self._present: tuple[JournalWriter, Target] | None = None
+        self._closed: Target | None = None
+        """The file before, until the next is begun."""
         self._opened_s = 0.0
         self._old: list[tuple[int, Path]] = []
         self._under_way: dict[int, int] = {}
@@ -79,7 +81,9 @@ class JournalLane:
         if self._present is None:
             number = self.take_number()
             writer = JournalWriter(number, self._station, self._clock.now_ns())
-            target = Target(self._dir / journal_name(number), direct=False)
+            # The books in it count the rows of the file before, whose last commit may not be synced yet.
+            before, self._closed = self._closed, None
+            target = Target(self._dir / journal_name(number), direct=False, after=before)
             self._opened_s = self._clock.monotonic_s()
             self._present = writer, target
             self._put(Create(target, writer.head))
@@ -91,7 +95,7 @@ class JournalLane:
             writer, target = self._present
             self._old.append((writer.number, target.path))
             self._put(Sync(target, _nothing, close=True))
-            self._present = None
+            self._present, self._closed = None, target
 
     def abandon(self, target: Target) -> list[Track]:
         """A file could not be written: another one is begun, this one stays until its rows have moved.
@@ -101,6 +105,8 @@ class JournalLane:
         if self._present is not None and self._present[1] is target:
             self._old.append((self._present[0].number, target.path))
             self._present = None
+        if self._closed is target:
+            self._closed = None
         for number, path in self._old:
             if path == target.path:
                 self._under_way.pop(number, None)  # their rows are taken from the rings again
