@@ -4,41 +4,41 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
-from bench.disks import disks
-from bench.ingest import ingest
-from bench.machine import described, load
-from bench.many_streams import many_streams
-from bench.mixed import mixed
 from bench.places import BASE
 from bench.results import Row, table
-from bench.scpi import scpi
 from bench.settings import Settings, quick
-from bench.start import start
 
 Benchmark = Callable[[Settings, Callable[[str], None]], list[Row]]
-BENCHMARKS: dict[str, Benchmark] = {
-    "ingest": ingest,
-    "disks": disks,
-    "many_streams": many_streams,
-    "scpi": scpi,
-    "start": start,
-    "mixed": mixed,
-}
+BENCHMARKS = ("ingest", "disks", "many_streams", "scpi", "start", "mixed")
+"""Modules of this package, each with a function of the same name."""
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 def run(names: Sequence[str], settings: Settings, say: Callable[[str], None]) -> str:
     """Run benchmarks; what they found, as Markdown."""
+    from bench.machine import described, load
+
     BASE.mkdir(parents=True, exist_ok=True)
-    before = load()
-    rows = [row for name in names for row in BENCHMARKS[name](settings, say)]
+    before, rows = load(), []
+    for name in names:
+        begin = time.monotonic()
+        rows += benchmark(name)(settings, say)
+        say(f"{name} took {time.monotonic() - begin:.0f} s")
     rounds = f"{settings.rounds} rounds of {settings.ingest_s:g} s, {settings.streams_s:g} s of slow streams"
     return f"{table(rows)}\n\n{described(BASE)} {rounds}; load {before:.1f} before the run, {load():.1f} after it.\n"
+
+
+def benchmark(name: str) -> Benchmark:
+    """One of `BENCHMARKS`. Imported when it is its turn: every process of a contestant imports this module first."""
+    found: Benchmark = getattr(import_module(f"bench.{name}"), name)
+    return found
 
 
 def with_figures(page: str, figures: str) -> str:
