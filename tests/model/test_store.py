@@ -150,8 +150,9 @@ class Story(RuleBasedStateMachine):
         ring=st.sampled_from([1 << 24, 1 << 24, 1 << 19]),
         segment_bytes=st.sampled_from([1 << 16, 1 << 20]),
         may_damage=st.sampled_from([False, False, True]),
+        wide=st.sets(some_stream),
     )
-    def begin(self, ring: int, segment_bytes: int, may_damage: bool) -> None:
+    def begin(self, ring: int, segment_bytes: int, may_damage: bool, wide: set[str]) -> None:
         self.may_damage = may_damage
         self.base = Path(tempfile.mkdtemp(prefix="story-", dir=self.room))
         self.logs = capture_logs()
@@ -162,6 +163,8 @@ class Story(RuleBasedStateMachine):
         (self.base / "d").mkdir()
         self.store = Store(self.base / "d", self.clock, options, self.template)
         self.sources = _sources()
+        for stream in wide:
+            self.sources[stream].layout = "wide"
         self.is_open = self.ended = self.damaged = False
         self.run_on = False
         self.promised: dict[str, Mark] = {}
@@ -699,7 +702,7 @@ def test_what_is_read_is_what_was_recorded_whatever_happens(room: Path) -> None:
 def story(room: Path) -> Iterator[Story]:
     Story.room, Story.template = room, make_template(room / "template")
     story = Story()
-    story.begin(1 << 24, 1 << 16, False)
+    story.begin(1 << 24, 1 << 16, False, set())
     yield story
     story.teardown()
 
