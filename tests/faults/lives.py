@@ -87,16 +87,17 @@ def sweep(lead: Lead, root: Path, lives: int, capsys: pytest.CaptureFixture[str]
             where = traceback.extract_tb(e.__traceback__)[-1]
             place = f"{Path(where.filename).name}:{where.lineno}"
             tally.problems.append(f"SCIDAQ_FAULT={fault} SCIDAQ_FAULT_SEED={seed} ({n}): {place} {e!r:.600}")
-            _say(capsys, tally.problems[-1])
+            say(capsys, tally.problems[-1])
             if len(tally.problems) >= ENOUGH:
                 break
         else:
             shutil.rmtree(root / str(n))
-    _say(capsys, str(tally))
+    say(capsys, str(tally))
     assert (tally.rows_lost, tally.wrong_values, tally.problems) == (0, 0, [])
 
 
-def _say(capsys: pytest.CaptureFixture[str], text: str) -> None:
+def say(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """Write a line to whoever runs the tests, at once."""
     with capsys.disabled():
         sys.stdout.write(f"\n{text}\n")
         sys.stdout.flush()

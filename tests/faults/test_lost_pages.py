@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,29 @@ def test_nothing_that_recovery_looked_at_stays_mapped(tmp_path: Path) -> None:
         assert station.recovered.sealed > 0
         wait_for(lambda: station.stats().projector.waiting == 0)
         wait_for(lambda: not {n for n in descriptors() - before if ".arrows" in n or ".log" in n})
+
+
+def test_rows_that_a_full_disk_refuses_again_and_again_at_the_stop_are_accounted_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "RETRY_S", 0.01)
+    left = [0]
+
+    def before(verb: str, kind: str, n: int, path: Path) -> None:
+        if (verb, kind) == ("sync", "segment") and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, "made up")
+
+    rig = Rig(tmp_path / "d", segment_bytes=1 << 20)
+    with rig:
+        rig.send(0, FAST)
+        rig.settle()
+        rig.before, left[0] = before, 20
+        rig.send(FAST, FAST)
+        rig.wait_for(lambda: left[0] < 19)  # it is in the file, and its sync was refused
+        left[0] = 14  # until it is given up, at the stop
+    rig.before = None
+    with rig:
+        pass
+    found = rig.read()
+    assert found.total("recorded") + found.total("gaps") == 2 * FAST
