@@ -24,7 +24,7 @@ class Settings:
     """How long free memory is touched at most before all else, so that the page cache is warm for those who use it."""
     table_bytes: int = 64 << 20
     """Size of the prepared samples, more than the caches hold."""
-    slow_s: float = 6.0
+    slow_s: float = 8.0
     """How long the slow disk of `disks` is written to."""
     streams_s: float = 60.0
     """How long `many_streams` records."""
