@@ -17,7 +17,7 @@ import numpy as np
 from scidaq.block import DTYPES, NS, Array, Channel, Mask, Schema, Times
 from scidaq.errors import RequestError
 
-Channels = Mapping[str, "str | type | np.dtype[Any] | Channel"] | Sequence["str | Channel"]
+Channels = Mapping[str, object] | Sequence["str | Channel"]
 """Per name a unit (`"V"`), a dtype (`"int32"`, `int`, `str`) or a channel; or names (of numbers without a unit)."""
 
 TEXT_BYTES = 256
