@@ -272,6 +272,17 @@ def test_a_file_that_was_never_named_is_removed(data_dir: Path) -> None:
     assert not path.exists()
 
 
+def test_what_the_operator_keeps_is_not_taken_for_a_file_that_was_never_named(data_dir: Path) -> None:
+    ours = [data_dir / ".station.json.tmp", data_dir / "facts" / ".x.tmp", data_dir / "quarantine" / ".y.tmp"]
+    (data_dir / "config").mkdir()
+    others = [data_dir / "config" / ".local.toml.tmp", data_dir / ".notes.tmp"]
+    for path in (*ours, *others):
+        path.write_bytes(b"x")
+    act(data_dir)
+    assert not any(p.exists() for p in ours)
+    assert all(p.exists() for p in others)
+
+
 def test_a_segment_that_holds_nothing_yet(data_dir: Path) -> None:
     put(data_dir, NAME, GROWING[: WHOLE.head])
     out = act(data_dir)

@@ -8,7 +8,7 @@ segment yet are handed to the recorder to be moved. Nothing is ever deleted here
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -20,11 +20,19 @@ from scidaq.block import Block, Epoch, Gap, Ledger, RangeSet, Reason
 from scidaq.clock import Clock
 from scidaq.errors import Corrupt
 from scidaq.store import wire
+from scidaq.store.directory import CATALOG, STATION
+from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.files import PAGE, Files, make_directory, publish
 from scidaq.store.journal import Record, journal_files, journal_keep, read_journal, written
 from scidaq.store.reading import segment_files, stream_directories
 from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter, previous_of
+from scidaq.store.space import BALLAST
 from scidaq.store.track import Book, Stand
+
+MADE = frozenset({STATION, CATALOG, DURABLE_MAP, BALLAST})
+"""Files of the data directory itself that the store makes under a temporary name."""
+ROOMS = ("facts", "journal", "streams", "quarantine")
+"""Directories that are the store's alone."""
 
 log = structlog.get_logger(__name__)
 
@@ -137,8 +145,15 @@ def _next_epoch(
 
 def _remove_temporary(files: Files, data_dir: Path) -> None:
     """Files whose creation was interrupted were never part of the store."""
-    for path in data_dir.rglob(".*.tmp"):
+    for path in temporary_files(data_dir):
         files.remove(path)
+
+
+def temporary_files(data_dir: Path) -> Iterator[Path]:
+    """What the store has begun to make and never named, in the places where it makes files and nowhere else."""
+    yield from (path for path in data_dir.glob(".*.tmp") if path.name[1:-4] in MADE)
+    for room in ROOMS:
+        yield from (data_dir / room).rglob(".*.tmp")
 
 
 # ---- segments -------------------------------------------------------------------------------------------------------
@@ -258,7 +273,7 @@ def _seal(
     if segment.damage:
         log.error("durable rows are damaged", path=str(path), what=[str(d) for d in segment.damage])
     writer = _continued(segment, station, clock)
-    ledger, high, gaps = _final_book(segment, before, explained)
+    ledger, high, gaps = final_book(segment, before, explained)
     writer.seal(high, ledger, (), gaps, by="recovery", t_ns=clock.now_ns())
     with files.reopen(path) as file:
         files.append(file, [c.buffer[: c.size] for c in writer.chunks])
@@ -268,7 +283,7 @@ def _seal(
     return Segment(data, path, check=False), data
 
 
-def _final_book(
+def final_book(
     segment: Segment, before: Sequence[Known | Found], explained: Sequence[Gap]
 ) -> tuple[Ledger, int, list[Gap]]:
     """The book at the end of a segment: that of the last commit in it, or else before it, and the rows behind that.
@@ -283,7 +298,7 @@ def _final_book(
     if commits and (own := Ledger(*commits[-1].facts["ledger"])).age >= ledger.age:
         ledger = own
     high = begun = ledger.recorded + ledger.gaps + ledger.left_out + ledger.expired
-    delivered, recorded, gaps, duplicates, left_out, expired = ledger.as_list()
+    delivered, recorded, gaps = ledger.delivered, ledger.recorded, ledger.gaps
     times: list[tuple[int, int, int, int]] = []
     for b in segment.batches:
         if not b.rows:
@@ -301,7 +316,7 @@ def _final_book(
     for first, end in (*present, *((g.first, g.end) for g in (*segment.gaps(), *explained))):
         holes.remove(first, end)
     return (
-        Ledger(delivered, recorded, gaps, duplicates, left_out, expired),
+        replace(ledger, delivered=delivered, recorded=recorded, gaps=gaps),
         high,
         [_lost_record(segment, first, end, times) for first, end in holes],
     )
@@ -376,7 +391,7 @@ def _stand(files: Files, directory: Path, segments: list[tuple[SegmentName, Know
 def _take_over(book: Book, ledger: Ledger) -> None:
     high = ledger.recorded + ledger.gaps + ledger.left_out + ledger.expired
     book.high = max(high, book.recorded.end, book.left_out.end, book.high)
-    book.duplicates, book.expired = ledger.duplicates, ledger.expired
+    book.duplicates, book.expired, book.lost = ledger.duplicates, ledger.expired, ledger.lost
     book.delivered = book.high + ledger.duplicates
 
 
