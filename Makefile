@@ -1,13 +1,15 @@
 # One way in: `make` lists what there is; each target sets up what it needs.
 #
 # Variables: PYTHON (which interpreter), VENV (where it is set up), ARGS (passed on), KILLS (make crash),
-# N (make powercut), EXAMPLES (make model), NAMES and WRITE (make bench).
+# N (make powercut), EXAMPLES (make model), MINUTES (make soak), NAMES (make bench); WRITE=1 writes the figures of these
+# into docs/, WRITE=add adds them to those there.
 
 PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 KILLS ?= 25
 N ?= 1000
+MINUTES ?= 1
 EXAMPLES ?= 5000
 ARGS ?=
 
@@ -15,6 +17,8 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
 CODE = $(wildcard src tests tools bench examples)
 UV = .venv-lock/bin/uv
+# Where the tools look for whether they are to write their figures.
+FIGURES = SCIDAQ_FIGURES=$(WRITE)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -56,19 +60,23 @@ measure: $(VENV)/.bench $(VENV)/.self
 
 .PHONY: crash
 crash: $(VENV)/.dev $(VENV)/.self ## kill -9 a recording station KILLS times, and account for every row
-	"$(BIN)/python" -m pytest tests/crash/test_kill.py --kills=$(KILLS) --timeout=0 $(ARGS)
+	$(FIGURES) "$(BIN)/python" -m pytest tests/crash/test_kill.py --kills=$(KILLS) --timeout=0 $(ARGS)
 
 .PHONY: powercut
 powercut: $(VENV)/.dev $(VENV)/.self ## cut the power N times while recording, with any part of the unsynced bytes left
-	"$(BIN)/python" -m pytest tests/crash/test_power_cut.py --kills=$(N) --timeout=0 $(ARGS)
+	$(FIGURES) "$(BIN)/python" -m pytest tests/crash/test_power_cut.py --kills=$(N) --timeout=0 $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.dev $(VENV)/.self ## record MINUTES at the rated load with faults; memory, descriptors and threads have to stay
+	$(FIGURES) "$(BIN)/python" -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 .PHONY: model
 model: $(VENV)/.dev $(VENV)/.self ## play EXAMPLES stories to the store, and compare it with a model after each step
-	MODEL_EXAMPLES=$(EXAMPLES) "$(BIN)/python" -m pytest tests/model --timeout=0 $(ARGS)
+	$(FIGURES) MODEL_EXAMPLES=$(EXAMPLES) "$(BIN)/python" -m pytest tests/model --timeout=0 $(ARGS)
 
 .PHONY: faults
 faults: $(VENV)/.dev $(VENV)/.self ## let the disk fail at every operation of a life, in every way (about half an hour)
-	"$(BIN)/python" -m pytest tests/faults --lives=0 --timeout=0 $(ARGS)
+	$(FIGURES) "$(BIN)/python" -m pytest tests/faults --lives=0 --timeout=0 $(ARGS)
 
 .PHONY: lock
 lock: .venv-lock/.made ## regenerate the lock files (ARGS=--upgrade for newer versions)

@@ -177,3 +177,27 @@ def test_there_is_no_ballast_where_there_is_no_room_for_it(tmp_path: Path, room:
     space.look(0)
     space.prepare()
     assert not (tmp_path / BALLAST).exists()
+
+
+def test_rows_that_are_given_up_do_not_turn_up_in_a_file_that_was_begun(tmp_path: Path, room: Room) -> None:
+    def before(verb: str, kind: str, n: int, path: Path) -> None:
+        if (verb, kind) == ("sync", "segment") and tripped:
+            raise OSError(errno.ENOSPC, "made up")
+
+    tripped: list[bool] = []
+    with rig_in(tmp_path, segment_bytes=1 << 24) as rig:
+        rig.send(0, FAST)
+        rig.settle()
+        rig.before = before
+        tripped.append(True)
+        rig.send(FAST, FAST)  # goes to the file, whole, and is not synced
+        rig.wait_for(lambda: rig.recorder.stats().writing.failures > 0)
+        room.bytes = 0
+        rig.wait_for(lambda: is_low(rig))
+        tripped.clear()
+    found = rig.read()
+    assert found.source_rows == list(range(FAST))
+    assert found.gap_list() == [(0, FAST, 2 * FAST, Reason.DISK)]
+    with rig:  # which recovers
+        pass
+    assert rig.read().total("recorded") == FAST

@@ -58,9 +58,10 @@ class Tally:
     problems: list[str] = field(default_factory=list)
     segments_opened: int = 0
 
-    def figures(self, what: str) -> figures.Row:
+    def figures(self, what: str, remarks: str) -> figures.Row:
         """For the page of figures."""
-        return figures.Row(what, self.kills, self.rows_checked, self.rows_lost, self.wrong_values, len(self.problems))
+        counts = (self.kills, self.rows_checked, self.rows_lost, self.wrong_values, len(self.problems))
+        return figures.Row(what, *counts, remarks)
 
     def __str__(self) -> str:
         how = ", ".join(f"{n} {h}" for h, n in sorted(self.by_how.items()))
@@ -263,4 +264,5 @@ def test_kill_9_loses_nothing_durable(tmp_path: Path, kills: int, capsys: pytest
         sys.stdout.write(f"\n{tally}\n")
     assert (tally.rows_lost, tally.wrong_values, tally.problems) == (0, 0, [])
     assert tally.rows_checked > 0
-    figures.write(tally.figures("`make crash`: `kill -9`"))
+    how = ", ".join(f"{n} {h}" for h, n in sorted(tally.by_how.items()))
+    figures.write(tally.figures("`make crash`: `kill -9` while recording", f"of the last run {how}"))

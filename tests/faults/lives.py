@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from scidaq.testing.faults import STRIKES, DiskFault, FaultyFiles, faults_of
+from tests import figures
 
 LIFE_S = 30.0
 """No life with a fault may take longer."""
@@ -94,6 +95,14 @@ def sweep(lead: Lead, root: Path, lives: int, capsys: pytest.CaptureFixture[str]
             shutil.rmtree(root / str(n))
     say(capsys, str(tally))
     assert (tally.rows_lost, tally.wrong_values, tally.problems) == (0, 0, [])
+    struck = f"{sum(tally.struck.values()):,} faults struck, {tally.refused:,} starts refused in words"
+    what = f"`make faults`: {what_of(lead)}"
+    figures.write(figures.Row(what, tally.lives, tally.rows_compared, 0, 0, 0, struck))
+
+
+def what_of(lead: Lead) -> str:
+    """What a kind of life is, in the words of its own first line."""
+    return (lead.__doc__ or "a life").strip().splitlines()[0].rstrip(".:").partition(": ")[0].partition(";")[0]
 
 
 def say(capsys: pytest.CaptureFixture[str], text: str) -> None:

@@ -94,7 +94,7 @@ class Life:
 
 
 def lead(data_dir: Path, fault: DiskFault | None, seed: int, tally: Tally) -> FaultyFiles:
-    """One life, and a look at what is left of it."""
+    """One life of a stream, from its ring to the disk; then a look at what is left of it."""
     files = FaultyFiles(*([fault] if fault else []), seed=seed)
     started = time.monotonic()
     with nothing_left(str(fault)):

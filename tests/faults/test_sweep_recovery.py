@@ -88,6 +88,7 @@ def test_a_fault_at_any_operation_of_a_recovery_loses_nothing(
     monkeypatch.setattr(recorder, "RETRY_S", 0.02)
 
     def lead(data_dir: Path, fault: DiskFault | None, seed: int, tally: Tally) -> FaultyFiles:
+        """One recovery after a kill; then a start on a sound disk."""
         shutil.copytree(killed, data_dir)
         files = FaultyFiles(*([fault] if fault else []), seed=seed)
         started = time.monotonic()

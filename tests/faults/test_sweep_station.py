@@ -137,7 +137,7 @@ class Life:
 
 
 def lead(data_dir: Path, fault: DiskFault | None, seed: int, tally: Tally) -> FaultyFiles:
-    """One life, a start and a stop on a sound disk, and looks at what is there after each."""
+    """One life of a whole station; then a start and a stop on a sound disk, and looks at what is there after each."""
     files = FaultyFiles(*([fault] if fault else []), seed=seed)
     durable: Durable = {}
     looks = Looks()

@@ -92,7 +92,8 @@ def run_full(station: Station, disk: Disk, durable: Durable) -> None:
     until(lambda: space_of(station).low)  # we stop by ourselves ...
     assert disk.free > 0, "before it is full"
     disk.fill(leave=0)  # ... and somebody takes the rest
-    until(lambda: refused(station) > 0)
+    before = refused(station)
+    until(lambda: refused(station) > before)
     take_marks(disk.data_dir, durable)
 
 

@@ -110,7 +110,10 @@ class JournalLane:
         for number, path in self._old:
             if path == target.path:
                 self._under_way.pop(number, None)  # their rows are taken from the rings again
-        return self._waiting.pop(target, [])
+        tracks = self._waiting.pop(target, [])
+        for track in dict.fromkeys(tracks):
+            track.left.append(target)
+        return tracks
 
     def roll(self, now_s: float, tracks: Iterable[Track]) -> None:
         """Begin a new file in time, and remove old ones whose rows have all moved."""
@@ -179,6 +182,8 @@ class JournalLane:
     def _synced(self, target: Target, writer: JournalWriter, end: int, commits: list[Commit]) -> None:
         """A commit of the journal is durable (called in the commit thread)."""
         commits = [c for c in commits if c[0].confirm(c[2])]
+        if commits:
+            target.kept = end
         for track, records, snapshot in commits:
             self._publish(track, snapshot)
             track.reader.release(snapshot.seq)

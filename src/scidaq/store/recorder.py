@@ -34,7 +34,7 @@ from scidaq.store.segment import whole_segment
 from scidaq.store.segment_lane import BATCH_BYTES, DIRECT_BYTES, EARLY_BYTES, SegmentLane
 from scidaq.store.space import BALLAST, Space
 from scidaq.store.track import Book, Policy, Reader, Snapshot, Stand, Track
-from scidaq.store.writing import Call, CommitThread, Target
+from scidaq.store.writing import Call, CommitThread, CutBack, Target
 
 log = structlog.get_logger(__name__)
 
@@ -496,6 +496,8 @@ class Recorder:
         """What is not durable of a stream becomes a gap, whose record needs little room."""
         if track.dirty:
             self._segments.abandon(track)
+        for target in track.left:
+            self._commit.put(CutBack(target))
         track.roll_back()
         track.gave_up = True
 

@@ -228,6 +228,7 @@ class SegmentLane:
         """A commit to a segment is durable (called in the commit thread)."""
         if not track.confirm(snapshot):
             return
+        target.kept = end
         self._publish(track, snapshot)
         track.reader.release(snapshot.seq)
         if gaps:  # first: a segment that the catalog knows to be sealed is not looked at again
@@ -313,6 +314,7 @@ class SegmentLane:
         if target is not track.target:  # its seal failed, and another one has been begun, perhaps
             self.abandoned += 1
             track.sealed = None
+            track.left.append(target)
             track.generation += 1  # by which recovery knows that the seal proves nothing
         return [track]
 
@@ -324,6 +326,7 @@ class SegmentLane:
         writer.abandon()
         target.failed = True
         self._open.pop(target, None)
+        track.left.append(target)
         self._put(Discard(target, remove=not writer.synced))
         self.abandoned += writer.synced > 0
         track.writer, track.target = None, None

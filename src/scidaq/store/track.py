@@ -234,6 +234,8 @@ class Track:
         self.failures = 0
         self.blamed = self.full_disk = False
         """Whether the disk is why the ring may be full, and whether it said that it is full."""
+        self.left: deque[Target] = deque(maxlen=64)
+        """Files that were given up while rows of it were on their way to them."""
         self.gives_up = self.gave_up = False
         """At the end, on a full disk: rows that are not durable are to become a gap, and are becoming one."""
         self.told_s = 0.0

@@ -42,7 +42,7 @@ class WritingStats:
 class Target:
     """A file that is being appended to. Made by the recorder, opened, written and closed by the commit thread."""
 
-    __slots__ = ("after", "closed", "direct", "error", "failed", "file", "path")
+    __slots__ = ("after", "closed", "direct", "error", "failed", "file", "kept", "path")
 
     def __init__(self, path: Path, direct: bool, after: Target | None = None) -> None:
         """`after` is another file whose jobs have all been given: its failure is the failure of this one too."""
@@ -52,6 +52,8 @@ class Target:
         self.error: OSError | None = None
         """What the system said when it failed."""
         self.closed = False
+        self.kept = 0
+        """Where the newest commit ends that counts; of the commit thread."""
 
 
 class Job(Protocol):
@@ -192,6 +194,24 @@ class Discard:
                 thread.files.remove(path)
             except OSError as e:
                 log.warning("an empty segment stays behind", path=str(path), error=str(e))
+
+
+@dataclass(slots=True)
+class CutBack:
+    """Take what does not count from a file that was given up: rows that are to be a gap must not turn up in it."""
+
+    target: Target
+
+    def run(self, thread: CommitThread) -> None:
+        self.drop(thread)
+
+    def drop(self, thread: CommitThread) -> None:
+        path, kept = self.target.path, self.target.kept
+        try:
+            if kept and path.exists() and path.stat().st_size > kept:
+                thread.files.cut(path, kept)
+        except OSError as e:
+            log.warning("a file that was given up keeps its end", path=str(path), error=str(e))
 
 
 class CommitThread:
