@@ -2,8 +2,9 @@
 
 What goes on beside the ingest:
 - `control`: 10 scalar channels of float64 at 1,000 rows a second;
-- five plot processes, each of which reads the newest 16,384 rows of the fast stream thirty times a second with
-  `scidaq.query.Reader`, as another process has to, and reduces them to 1,000 minima and maxima a channel;
+- five plot processes (none where it says so), each of which reads the newest 16,384 rows of the fast stream thirty
+  times a second with `scidaq.query.Reader`, as another process has to, and reduces them to 1,000 minima and maxima a
+  channel;
 - 100 requests a second, each answered with all statistics as JSON by a thread of the station's own process.
 
 There is no dashboard and no HTTP yet: the requests come over a bare loopback socket and stand for both.
@@ -46,6 +47,7 @@ from scidaq.station import InstrumentPlan, Station, StationPlan, StationStats
 from scidaq.store import read_marks
 
 US, US_PACED = "scidaq, as fast as it goes", "scidaq, paced at 0.5 × raw"
+US_UNSEEN = "scidaq, paced at 0.5 × raw, without plots"
 STREAM = "adc/wave"
 NOMINAL_BYTES_S = 2e9
 PACED = 0.5
@@ -194,21 +196,21 @@ class Mixed:
     """Of the way into the ring: longest, mean."""
     lost_rows: int
     stats: StationStats
-    viewers: list[Watched]
+    plots: list[Watched]
     requests: Watched
 
 
 def mixed(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """The disk alone, then with all of it: unpaced and paced."""
+    """The disk alone, then with all of it: unpaced and paced; and paced without the plots."""
     work = Work("float64", settings.table_bytes, settings.warm_s, settings.mixed_s)
     alone = Work("float64", settings.table_bytes, settings.warm_s, settings.ingest_s)
     _raw(alone)  # for warming up
     limits: list[float] = []
-    runs: dict[str, list[Mixed]] = {US: [], US_PACED: []}
+    runs: dict[str, list[Mixed]] = {US: [], US_PACED: [], US_UNSEEN: []}
     for number in range(settings.mixed_rounds):
         limits.append(_raw(alone))
         for name in random.sample(list(runs), len(runs)):
-            run = _run(work, _adc(name, work, limits[-1]))
+            run = _run(work, _adc(name, work, limits[-1]), 0 if name == US_UNSEEN else VIEWERS)
             runs[name].append(run)
             say(f"mixed round {number + 1}: {name} {rate(run.speed)}, longest stall {run.stall_s * 1e3:.1f} ms")
     return [_row(name, runs[name], limits) for name in runs] + [Row("mixed", RAW, rate(median(limits)))]
@@ -225,14 +227,14 @@ def _adc(name: str, work: Work, limit: float) -> dict[str, Any]:
     return digitizer(work.dtype, free_running=False, rate_hz=round(PACED * limit / work.row_bytes))
 
 
-def _run(work: Work, adc: dict[str, Any]) -> Mixed:
+def _run(work: Work, adc: dict[str, Any], viewers: int) -> Mixed:
     with fresh() as directory, ExitStack() as stack:
         data_dir = directory / "data"
         station = stack.enter_context(child(_station, data_dir, adc, work))
         port = station.hear()
         marks = partial(read_marks, data_dir / "durable.map")
         until(lambda: STREAM in marks() and marks()[STREAM].durable_rows > 0, 30)
-        others = [stack.enter_context(child(_view, data_dir)) for _ in range(VIEWERS)]
+        others = [stack.enter_context(child(_view, data_dir)) for _ in range(viewers)]
         others.append(stack.enter_context(child(_request, port)))
         for one in others:
             one.hear()
@@ -243,7 +245,7 @@ def _run(work: Work, adc: dict[str, Any]) -> Mixed:
         time.sleep(work.seconds)
         took, done = time.monotonic() - begin, (marks()[STREAM].durable_rows - rows) * work.row_bytes
         cpu_s = station.cpu_s() - cpu_s
-        *viewers, requests = [_ended(one) for one in others]
+        *plots, requests = [_ended(one) for one in others]
         station.tell("stop")
         stats: StationStats = station.hear()
         station.hear()
@@ -256,7 +258,7 @@ def _run(work: Work, adc: dict[str, Any]) -> Mixed:
         counts["sum_us"] / 1e6 / max(1, counts["times"]),
         book.gap_rows,
         stats,
-        viewers,
+        plots,
         requests,
     )
 
@@ -276,15 +278,19 @@ def _row(name: str, runs: list[Mixed], limits: list[float]) -> Row:
         good = lost == 0 and stall < TARGET_STALL_S
         target = judged(f"no lost row, stall < {TARGET_STALL_S * 1e3:.0f} ms", good)
     ring = max((r for run in runs for r in run.stats.rings if r.stream == STREAM), key=lambda r: r.peak_bytes)
-    frames = median(v.per_s for run in runs for v in run.viewers)
-    frame_s = median(v.p95_s for run in runs for v in run.viewers)
     asked = median(run.requests.per_s for run in runs)
     asked_s = median(run.requests.p95_s for run in runs)
     wrong = [s.stream for run in runs for s in run.stats.recorder.streams if s.imbalance]
+    seen = [plot for run in runs for plot in run.plots]
+    plots = (
+        f"{VIEWERS} plots at {median(p.per_s for p in seen):.0f} of {FRAMES_HZ:.0f} frames/s, "
+        f"p95 {median(p.p95_s for p in seen) * 1e3:.0f} ms; "
+        if seen
+        else ""
+    )
     remarks = (
         f"into the ring: longest {stall * 1e3:.1f} ms, mean {median(r.usual_s for r in runs) * 1e3:.2f} ms; "
-        f"{lost:,} rows in gaps, ring ≤ {size(ring.peak_bytes)} of {size(ring.capacity_bytes)}; "
-        f"{VIEWERS} plots at {frames:.0f} of {FRAMES_HZ:.0f} frames/s, p95 {frame_s * 1e3:.0f} ms; "
+        f"{lost:,} rows in gaps, ring ≤ {size(ring.peak_bytes)} of {size(ring.capacity_bytes)}; {plots}"
         f"{asked:.0f} of {REQUESTS_HZ:.0f} requests/s, p95 {asked_s * 1e3:.1f} ms{', IMBALANCE' if wrong else ''}"
     )
     return Row(

@@ -34,7 +34,7 @@ class Settings:
     peer_s: float = 5.0
     """How long the peers of `many_streams` work."""
     mixed_rounds: int = 3
-    mixed_s: float = 5.0
+    mixed_s: float = 4.0
     """Length of one run of `mixed`."""
     starts: int = 3
     """How often `start` starts each station."""
