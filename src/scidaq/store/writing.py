@@ -208,7 +208,10 @@ class CutBack:
     def drop(self, thread: CommitThread) -> None:
         path, kept = self.target.path, self.target.kept
         try:
-            if kept and path.exists() and path.stat().st_size > kept:
+            if not kept:
+                thread.files.remove(path)
+                thread.files.sync_dir(path.parent)  # it has been removed before, perhaps, and may come back
+            elif path.exists() and path.stat().st_size > kept:
                 thread.files.cut(path, kept)
         except OSError as e:
             log.warning("a file that was given up keeps its end", path=str(path), error=str(e))
