@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import shutil
@@ -89,6 +90,7 @@ def recover(left: Path, durable: Durable, rng: random.Random, tally: Tally, agai
 def test_power_cuts(tmp_path: Path, kills: int, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("SCIDAQ_CRASH_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
     rng = random.Random(seed)
+    faulthandler.cancel_dump_traceback_later()  # each cut has a time of its own
     tally = Tally()
     tally.by_how = {"power cuts": 0, "of these once more in recovery": 0}
     run = 0
