@@ -44,6 +44,7 @@ from scidaq.store import (
 )
 from scidaq.store.segment import Damage
 from scidaq.testing import FakeClock
+from tests import figures
 from tests.model.stepping import Killed, Store, make_template
 
 NS = 1_000_000_000
@@ -145,6 +146,8 @@ class Story(RuleBasedStateMachine):
 
     template: Path
     room: Path
+    told = rows_compared = 0
+    """Stories so far, and rows that were read and compared in them."""
 
     @initialize(
         ring=st.sampled_from([1 << 24, 1 << 24, 1 << 19]),
@@ -154,6 +157,7 @@ class Story(RuleBasedStateMachine):
     )
     def begin(self, ring: int, segment_bytes: int, may_damage: bool, wide: set[str]) -> None:
         self.may_damage = may_damage
+        Story.told += 1
         self.base = Path(tempfile.mkdtemp(prefix="story-", dir=self.room))
         self.logs = capture_logs()
         self.log = self.logs.__enter__()
@@ -235,6 +239,7 @@ class Story(RuleBasedStateMachine):
         for stream, source in self.sources.items():
             items = list(reader.blocks(stream)) if stream in names else []
             found[stream] = self._compare(source, items)
+            Story.rows_compared += sum(len(rows) for rows in found[stream].values())
             for number, kept in source.epochs.items():
                 missing = kept.durable - found[stream].get(number, set()) - kept.lost
                 assert not missing, f"{stream} epoch {number}: durable rows {sorted(missing)[:5]} are not there"
@@ -693,6 +698,11 @@ def test_what_is_read_is_what_was_recorded_whatever_happens(room: Path) -> None:
             deadline=None,
         ),
     )
+    if EXAMPLES:
+        what = "`make model`: stories of up to 40 steps"
+        figures.write(
+            figures.Row(what, Story.told, Story.rows_compared, 0, 0, 0, "compared with a model after each step")
+        )
 
 
 # ---- stories that once ended badly -----------------------------------------------------------------------------------
