@@ -191,6 +191,7 @@ def test_a_sum_that_does_not_balance_is_said_first() -> None:
             balances=[balance],
             problems=[],
             notes=[],
+            quarantine=[],
         )
         assert _as_text(Path("data"), report).startswith(f"{word}: a/b epoch 0: ")
         assert json.loads(_as_json(report))["balances"][0]["balanced"] is False

@@ -201,6 +201,32 @@ def verify(as_json: AsJson = False, config: ConfigFiles = None, data_dir: DataDi
     raise typer.Exit(0 if report_verification(_directory(config, data_dir), as_json) else 1)
 
 
+@app.command()
+def repair(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and touch nothing.")] = False,
+    rebuild_catalog: Annotated[
+        bool, typer.Option("--rebuild-catalog", help="Make the catalog anew, be it sound; the old one is kept.")
+    ] = False,
+    as_json: AsJson = False,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Bring a damaged data directory, on which no station runs, into order. Nothing is deleted.
+
+    Exit codes: 0 in order and nothing lost, 1 in order and what is lost is told (with --dry-run: something is to be
+    done), 2 it cannot be brought into order.
+    """
+    from scidaq.cli.repair import run_repair
+
+    where = _directory(config, data_dir)
+    try:
+        code = run_repair(where.absolute(), rebuild_catalog=rebuild_catalog, dry_run=dry_run, as_json=as_json)
+    except (ScidaqError, OSError) as error:
+        _complain(error)
+        code = 2
+    raise typer.Exit(code)
+
+
 # ---- configuration --------------------------------------------------------------------------------------------------
 
 

@@ -115,12 +115,14 @@ def _as_json(report: Report) -> str:
     ]
     facts = {name: getattr(report, name) for name in ("ok", "segments", "sealed", "journals", "facts", "rows", "bytes")}
     content = {**facts, "balances": balances, "problems": list(map(asdict, report.problems)), "notes": report.notes}
+    content["quarantine"] = list(map(asdict, report.quarantine))
     return orjson.dumps(content, option=orjson.OPT_INDENT_2).decode()
 
 
 def _as_text(data_dir: Path, report: Report) -> str:
     lines = [f"WRONG {problem}" for problem in report.problems]
     lines += [f"note  {note}" for note in report.notes]
+    lines += [f"kept  quarantine/{one}" for one in report.quarantine]
     for b in report.balances:
         ledger = b.ledger
         sum_ = f"{ledger.recorded} recorded + {ledger.gaps} in gaps + {ledger.duplicates} duplicates"

@@ -304,7 +304,7 @@ class Reader:
             try:
                 with Catalog.open(self.data_dir, read_only=True) as catalog, catalog.read() as conn:
                     self._sealed = looks, {r.path: r for r in segments(conn) if r.state == "sealed"}
-            except CatalogError:
+            except (CatalogError, ValueError, TypeError, LookupError):  # or it says what no segment can be
                 return {}
         return self._sealed[1]
 

@@ -23,6 +23,7 @@ from scidaq.store.express import Express
 from scidaq.store.files import Buffer, File, Files, PortableFiles, PosixFiles, make_directory, publish, system_files
 from scidaq.store.journal import Record, journal_files, read_journal
 from scidaq.store.options import Options
+from scidaq.store.quarantine import Quarantined, quarantined
 from scidaq.store.reading import segment_files, stream_directories
 from scidaq.store.recorder import Recorder
 from scidaq.store.recovery import Found, Known, Recovered, found_segment, recover
@@ -35,9 +36,15 @@ from scidaq.store.writing import WritingStats
 
 if TYPE_CHECKING:
     from scidaq.store.projector import Projector, ProjectorStats, catch_up, known_segments
+    from scidaq.store.repairing import Plan, Repaired, RepairStep, plan_repair, repair
     from scidaq.store.tables import SegmentRow, epochs, gaps, segments, streams
 
-_OF_THE_CATALOG = {  # these need SQLAlchemy, which takes half a second to import
+_LATER = {  # these need SQLAlchemy, which takes half a second to import, or are wanted seldom
+    "Plan": "repairing",
+    "RepairStep": "repairing",
+    "Repaired": "repairing",
+    "plan_repair": "repairing",
+    "repair": "repairing",
     "Projector": "projector",
     "ProjectorStats": "projector",
     "catch_up": "projector",
@@ -66,6 +73,7 @@ __all__ = [
     "Known",
     "Mark",
     "Options",
+    "Plan",
     "Policy",
     "PortableFiles",
     "PosixFiles",
@@ -73,10 +81,13 @@ __all__ = [
     "Projection",
     "Projector",
     "ProjectorStats",
+    "Quarantined",
     "Record",
     "Recorder",
     "RecorderStats",
     "Recovered",
+    "RepairStep",
+    "Repaired",
     "Report",
     "Segment",
     "SegmentFacts",
@@ -100,12 +111,15 @@ __all__ = [
     "known_segments",
     "make_directory",
     "open_station",
+    "plan_repair",
     "publish",
+    "quarantined",
     "read_journal",
     "read_marks",
     "read_station",
     "recover",
     "refusal",
+    "repair",
     "scan",
     "segment_files",
     "segments",
@@ -118,7 +132,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if (module := _OF_THE_CATALOG.get(name)) is None:
+    if (module := _LATER.get(name)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 

@@ -19,6 +19,8 @@ from scidaq.store.files import FULL, File, Files, make_directory, publish
 FORMAT = 1
 STARTED = register_kind("station.started", "The station began to record.")
 STOPPED = register_kind("station.stopped", "The station ended: everything is durable, every segment sealed.")
+REPAIRED = register_kind("station.repaired", "The data directory was repaired: every segment is sealed.")
+DAMAGED = register_kind("facts.damaged", "A place of this log is damaged, and that was told.")
 STATION = "station.json"
 LOCK = "LOCK"
 CATALOG = "catalog.sqlite"
@@ -51,7 +53,7 @@ def read_station(data_dir: Path) -> StationFile:
         raise ForeignDirectory(f"{data_dir} is no data directory of scidaq: {there}; check --data-dir") from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
         raise ForeignDirectory(
-            f"{path} cannot be understood ({e}); restore it from a backup, or give another --data-dir"
+            f"{path} cannot be understood ({e}); `scidaq repair` writes it again; or give another --data-dir"
         ) from e
     if found.format > FORMAT:
         raise ForeignDirectory(

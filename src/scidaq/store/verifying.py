@@ -6,17 +6,20 @@ station is writing) is a note.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from scidaq.block import Epoch, Gap, Ledger, RangeSet
+from scidaq.block import Epoch, Gap, Ledger, RangeSet, Reason
 from scidaq.catalog import read_facts
-from scidaq.errors import CatalogError, Corrupt
-from scidaq.store.directory import CATALOG, STOPPED, read_station
+from scidaq.errors import CatalogDamaged, CatalogError, Corrupt
+from scidaq.store.directory import CATALOG, DAMAGED, REPAIRED, STOPPED, read_station
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import read_marks
 from scidaq.store.files import Files, system_files
 from scidaq.store.journal import journal_files, journal_keep, read_journal
+from scidaq.store.quarantine import Quarantined, quarantined
 from scidaq.store.reading import segment_files, stream_directories
 from scidaq.store.segment import Damage, Segment, decode
 
@@ -68,6 +71,8 @@ class Report:
     balances: list[Balance] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    quarantine: list[Quarantined] = field(default_factory=list)
+    """What lies in quarantine; that is no problem."""
 
     @property
     def ok(self) -> bool:
@@ -114,6 +119,7 @@ def verify(data_dir: Path, files: Files | None = None) -> Report:
             where = f"{mark.stream} epoch {mark.epoch}"
             report.problems.append(Problem(where, f"{mark.durable_rows} rows were durable, {rows} are there"))
     report.rows = sum(a.rows.total for a in accounts.values())
+    report.quarantine = quarantined(data_dir)
     return report
 
 
@@ -218,6 +224,10 @@ def _balance(stream: str, number: int, account: _Account, report: Report) -> Non
         holes.remove(first, end)
     explained = RangeSet((g.first, g.end) for g in account.gaps)
     unexplained = sum(b - a for first, end in holes for a, b in explained.missing(first, end))
+    corrupt = RangeSet((g.first, g.end) for g in account.gaps if g.reason is Reason.CORRUPTION)
+    if lost := sum(b - a for first, end in holes for a, b in corrupt.within(first, end)):
+        report.notes.append(f"{where}: {lost} rows were lost to damage, and are a gap")
+    report.notes += [f"{where}: {g.detail}" for g in account.gaps if g.reason is Reason.CORRUPTION and g.unknown]
     bounded = any(g.unknown for g in account.gaps)
     balance = Balance(stream, number, account.ledger, account.rows.total, holes.total, bounded)
     report.balances.append(balance)
@@ -239,20 +249,48 @@ def _check_epochs(accounts: dict[tuple[str, int], _Account], report: Report) -> 
     for stream in sorted({s for s, _ in accounts}):
         numbers = sorted(n for s, n in accounts if s == stream)
         for before, after in zip([numbers[0] - 1, *numbers], numbers, strict=False):
-            if after != before + 1:
+            told = after > before + 1 and (
+                lost_epochs(accounts[stream, before].gaps, behind=True)
+                or lost_epochs(accounts[stream, after].gaps, behind=False)
+            )
+            if after != before + 1 and not told:
                 report.problems.append(Problem(stream, f"epoch {after} follows epoch {before}"))
 
 
+def lost_epochs(gaps: Iterable[Gap], behind: bool) -> list[Gap]:
+    """Of the gap records of an epoch those that say that whole epochs before or behind it are lost to damage."""
+    return [g for g in gaps if g.reason is Reason.CORRUPTION and g.unknown and (g.first > 0) == behind]
+
+
 def _facts(data_dir: Path, report: Report) -> bool:
-    """Check the facts; whether the last of them is that the station was stopped."""
+    """Check the facts; whether the last of them is that every segment is sealed."""
     last = ""
+    told: set[tuple[str, int, str]] = set()
+    damage: list[Corrupt] = []
     for item in read_facts(data_dir / "facts"):
         if isinstance(item, Corrupt):
-            where = item.path.relative_to(data_dir).as_posix() if item.path.is_relative_to(data_dir) else str(item.path)
-            report.problems.append(Problem(where, item.reason, item.offset))
+            damage.append(item)
+            continue
+        report.facts, last = report.facts + 1, item.kind
+        if item.kind == DAMAGED:
+            told.add(told_place(item.data))
+    for one in damage:
+        where = one.path.relative_to(data_dir).as_posix() if one.path.is_relative_to(data_dir) else str(one.path)
+        if damaged_place(one) in told:
+            report.notes.append(f"{where} at byte {one.offset}: {one.reason}, as a repair has noted")
         else:
-            report.facts, last = report.facts + 1, item.kind
-    return last == STOPPED
+            report.problems.append(Problem(where, one.reason, one.offset))
+    return last in (STOPPED, REPAIRED)
+
+
+def damaged_place(damage: Corrupt) -> tuple[str, int, str]:
+    """How a damaged place of the facts log is named in a fact."""
+    return damage.path.name, damage.offset, damage.reason
+
+
+def told_place(said: Mapping[str, Any]) -> tuple[str, int, str]:
+    """The place that a fact names."""
+    return str(said.get("file")), int(said.get("offset", -1)), str(said.get("reason"))
 
 
 def _catalog(data_dir: Path, report: Report) -> frozenset[str]:
@@ -269,8 +307,11 @@ def _catalog(data_dir: Path, report: Report) -> frozenset[str]:
     try:
         with Catalog.open(data_dir, read_only=True) as catalog, catalog.read() as conn:
             rows = segments(conn)
-    except CatalogError as e:
+    except (CatalogDamaged, ValueError, TypeError, LookupError) as e:
         report.problems.append(Problem(CATALOG, str(e)))
+        return frozenset()
+    except CatalogError as e:  # half made, of another version, locked: that is no damage
+        report.notes.append(str(e))
         return frozenset()
     sealed = []
     for row in rows:
