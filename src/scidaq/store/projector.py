@@ -6,6 +6,7 @@ is kept, newest state per segment.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from scidaq.errors import CatalogDamaged, CatalogError
 from scidaq.stats import field_of
 from scidaq.store.recovery import Found, Known, epoch_of, gaps_of
 from scidaq.store.reports import SegmentFacts
-from scidaq.store.tables import SegmentRow, epochs, forget_segment, put_epoch, put_gaps, put_segment, segments
+from scidaq.store.tables import SegmentRow, epochs, forget_segment, put_epoch, put_gaps, put_segments, segments
 
 log = structlog.get_logger(__name__)
 
@@ -122,8 +123,7 @@ class Projector:
             with self._catalog.begin() as conn:
                 for epoch, began_ns in epochs_:
                     put_epoch(conn, epoch, began_ns)
-                for row in segments_.values():
-                    put_segment(conn, row)
+                put_segments(conn, segments_.values())
                 if gaps_:
                     put_gaps(conn, gaps_)
         except Exception as e:  # whatever it is: this thread has to stay, and nothing that waits may be lost
@@ -211,15 +211,14 @@ def known_segments(catalog: Catalog, data_dir: Path) -> dict[str, dict[str, Know
         except (ValueError, TypeError, LookupError) as error:
             raise CatalogDamaged(f"the catalog says what no segment can be ({error!r}); it is made again") from error
     for row in rows:
-        path = data_dir / row.path
         try:
-            size = path.stat().st_size
+            size = os.stat(f"{data_dir}/{row.path}").st_size
         except OSError:
             gone.append(row.uuid)
             continue
         if row.state == "sealed" and size == row.bytes:
             known = Known(row.epoch, row.ranges, row.ledger, row.first_ns, row.last_ns)
-            out.setdefault(row.stream, {})[path.name] = known
+            out.setdefault(row.stream, {})[row.path.rpartition("/")[2]] = known
     if gone:
         log.warning("the catalog names segments whose files are gone", count=len(gone))
         _forget(catalog, gone)
@@ -249,7 +248,5 @@ def catch_up(catalog: Catalog, found: Iterable[Found], data_dir: Path) -> None:
             if (epoch.stream, epoch.number) not in known:
                 put_epoch(conn, epoch, int(one.segment.facts.get("created_ns", 0)))
                 known.add((epoch.stream, epoch.number))
-        for one in found:
-            put_segment(conn, row_of_found(one, data_dir))
-            if gaps := gaps_of(one):
-                put_gaps(conn, gaps)
+        put_segments(conn, (row_of_found(one, data_dir) for one in found))
+        put_gaps(conn, (gap for one in found for gap in gaps_of(one)))

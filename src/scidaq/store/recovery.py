@@ -7,6 +7,7 @@ segment yet are handed to the recorder to be moved. Nothing is ever deleted here
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -153,7 +154,8 @@ def temporary_files(data_dir: Path) -> Iterator[Path]:
     """What the store has begun to make and never named, in the places where it makes files and nowhere else."""
     yield from (path for path in data_dir.glob(".*.tmp") if path.name[1:-4] in MADE)
     for room in ROOMS:
-        yield from (data_dir / room).rglob(".*.tmp")
+        for directory, _, names in os.walk(data_dir / room):
+            yield from (Path(directory, name) for name in names if name.startswith(".") and name.endswith(".tmp"))
 
 
 # ---- segments -------------------------------------------------------------------------------------------------------
