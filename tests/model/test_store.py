@@ -12,6 +12,7 @@ compares after each look. What it holds the store to:
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import shutil
@@ -686,6 +687,7 @@ EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 @pytest.mark.slow
 @pytest.mark.timeout(0 if EXAMPLES else 600)
 def test_what_is_read_is_what_was_recorded_whatever_happens(room: Path) -> None:
+    faulthandler.cancel_dump_traceback_later()  # each story has a time of its own
     Story.room, Story.template = room, make_template(room / "template")
     run_state_machine_as_test(
         Story,
