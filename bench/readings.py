@@ -37,6 +37,8 @@ COLUMNS = (2, 10)
 VALUE = 1.2345678
 BATCH = 1000
 """Readings between two looks at the clock, where a reading takes microseconds."""
+GATHERED = 20_000
+"""How long the list becomes before it is written."""
 THREADS = (8, 32)
 
 Turn = Callable[[float], int]
@@ -88,18 +90,24 @@ def ours(directory: Path, columns: int) -> Iterator[Turn]:
 
 @contextmanager
 def python(directory: Path, columns: int) -> Iterator[Turn]:
-    """A list, and a file at the end."""
+    """A list, and whenever it is long into a file, so that a turn ends in time."""
     rows: list[tuple[float, ...]] = []
     loop = loop_of("append = it.append", "append((now(), {values}))", columns)
     with open(directory / "rows.csv", "w", newline="") as file:
         writer = csv.writer(file)
+
+        def gather(n: int) -> None:
+            loop(rows, n)
+            if len(rows) >= GATHERED:
+                writer.writerows(rows)
+                rows.clear()
 
         def end() -> None:
             writer.writerows(rows)
             rows.clear()
             file.flush()
 
-        yield again(lambda n: loop(rows, n), BATCH, end)
+        yield again(gather, BATCH, end)
 
 
 @contextmanager
@@ -328,7 +336,7 @@ def _one(
             stack.callback(present[name].tell, None)
         for one in present.values():
             one.hear()
-        for number in range(settings.turns + 1):  # the first is for warming up
+        for number in range(settings.reading_turns + 1):  # the first is for warming up
             for name in random.sample(here, len(here)):
                 present[name].tell(settings.turn_s * (1 if makers is not AS_THEY_COME else LONGER))
                 turn: Took = present[name].hear()

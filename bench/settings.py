@@ -42,6 +42,8 @@ class Settings:
     """How long the idle station of `start` is watched."""
     segments: int = 10_000
     """How many segments the store has that a killed station starts on again."""
+    reading_turns: int = 6
+    """How often each contestant of `readings` has its turn."""
     turns: int = 12
     """How often each contestant of `scpi` has its turn."""
     turn_s: float = 0.2
@@ -64,6 +66,7 @@ def quick() -> Settings:
         streams_s=20.0,
         slow_s=3.0,
         peer_s=2.0,
+        reading_turns=2,
         turns=3,
         mixed_rounds=1,
         mixed_s=3.0,
