@@ -2,7 +2,8 @@
 
 The limit is a bare blocking socket that sends, receives and understands nothing. All contestants are connected to the
 same server, each from a process of its own, and take turns for a moment each, in a new order in every round: the other
-ones wait in their pipes meanwhile.
+ones wait in their pipes meanwhile. Then all of it again with new processes, since one keeps the luck that it has with
+its memory.
 """
 
 from __future__ import annotations
@@ -404,16 +405,17 @@ def _one(kind: str, settings: Settings, say: Callable[[str], None]) -> list[Row]
     wanted = [name for name in CLIENTS[kind] if name == RAW or settings.wants(name)]
     names = [name for name in wanted if not missing(NEEDS.get(name, ""))]
     took: dict[str, list[Took]] = {name: [] for name in names}
-    with ExitStack() as stack:
-        port = _joined(stack, serve).hear()
-        clients = {name: _joined(stack, client, CLIENTS[kind][name], port) for name in names}
-        for one in clients.values():
-            one.hear()
-        for number in range(settings.turns + 1):  # the first is for warming up
-            for name in random.sample(names, len(names)):
-                clients[name].tell(settings.turn_s)
-                turn: Took = clients[name].hear()
-                took[name] += [turn] if number else []
+    for _ in range(settings.generations):
+        with ExitStack() as stack:
+            port = _joined(stack, serve).hear()
+            clients = {name: _joined(stack, client, CLIENTS[kind][name], port) for name in names}
+            for one in clients.values():
+                one.hear()
+            for number in range(settings.turns + 1):  # the first is for warming up
+                for name in random.sample(names, len(names)):
+                    clients[name].tell(settings.turn_s)
+                    turn: Took = clients[name].hear()
+                    took[name] += [turn] if number else []
     rows = [_row(kind, name, took) for name in names]
     for row in rows:
         say(f"{row.benchmark}: {row.who} {row.speed}")

@@ -44,8 +44,10 @@ class Settings:
     """How many segments the store has that a killed station starts on again."""
     reading_turns: int = 6
     """How often each contestant of `readings` has its turn."""
-    turns: int = 12
-    """How often each contestant of `scpi` has its turn."""
+    generations: int = 3
+    """How often the processes of `scpi` are begun."""
+    turns: int = 4
+    """How often each of them has its turn."""
     turn_s: float = 0.2
     only: Sequence[str] = ()
     """Contestants whose name contains one of these; all when empty."""
@@ -67,6 +69,7 @@ def quick() -> Settings:
         slow_s=3.0,
         peer_s=2.0,
         reading_turns=2,
+        generations=1,
         turns=3,
         mixed_rounds=1,
         mixed_s=3.0,

@@ -25,6 +25,7 @@ TINY = Settings(
     streams=3,
     peer_s=0.1,
     reading_turns=1,
+    generations=1,
     turns=1,
     turn_s=0.05,
     mixed_rounds=1,
