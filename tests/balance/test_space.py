@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,33 @@ def test_rows_that_the_ring_does_not_hold_are_lost_to_the_disk(tmp_path: Path, r
     found = rig.read()
     assert found.gap_list() == [(0, 100 + 2 * FAST, 100 + 4 * FAST, Reason.DISK)]
     assert found.total("delivered") == 110 + 4 * FAST
+
+
+def test_what_was_on_its_way_when_room_ran_out_does_not_change_the_reason(tmp_path: Path, room: Room) -> None:
+    held, go = threading.Event(), threading.Event()
+
+    def before(verb: str, kind: str, n: int, path: Path) -> None:
+        if (verb, kind) == ("sync", "segment") and path.suffix == ".arrows" and not go.is_set():
+            held.set()
+            assert go.wait(10)
+
+    with rig_in(tmp_path, ring_bytes=1 << 18, segment_bytes=1 << 24) as rig:
+        rig.send(0, FAST)
+        rig.settle()
+        rig.before = before
+        rig.send(FAST, FAST)
+        rig.wait_for(held.is_set)
+        room.bytes = 0
+        rig.wait_for(lambda: is_low(rig))
+        go.set()
+        rig.wait_for(lambda: rig.book.durable_rows == 2 * FAST)
+        for i in range(2, 6):
+            rig.send(i * FAST, FAST)
+        room.bytes = 10 * LOW
+        rig.wait_for(lambda: rig.ring.stats().held_bytes == 0)
+        rig.send(6 * FAST, 10)
+        rig.settle()
+    assert rig.read().gap_list() == [(0, 4 * FAST, 6 * FAST, Reason.DISK)]
 
 
 def test_rows_that_nobody_wants_are_left_out_as_ever(tmp_path: Path, room: Room) -> None:

@@ -102,6 +102,9 @@ class Recorder:
             else:  # recovery knew it already
                 track.deliver(reader, policy, pre_trigger_ns)
             track = self._tracks[stream]
+            if self._space.low:
+                track.short = True
+                track.blame_disk()
             if policy is Policy.RUNS and self._running.get(stream, self._running[None]):
                 self._accounting.switch(track, True)  # it joins a run that is under way
             self._active.add(stream)
@@ -312,6 +315,8 @@ class Recorder:
         before = space.low
         if space.look(self._commit.waiting_bytes) == before:
             return before
+        for track in self._tracks.values():
+            track.short = space.low
         if space.low:
             log.error("too little room on the disk: rows wait, then become gaps", free_bytes=space.free)
             for track in self._tracks.values():

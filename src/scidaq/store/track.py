@@ -232,6 +232,8 @@ class Track:
         """Where the commits under way go: `segment` or `journal`."""
         self.blocked_until_s = 0.0
         self.failures = 0
+        self.short = False
+        """Whether it has to wait for room on the disk."""
         self.blamed = self.full_disk = False
         """Whether the disk is why the ring may be full, and whether it said that it is full."""
         self.left: deque[Target] = deque(maxlen=64)
@@ -302,8 +304,10 @@ class Track:
     def works(self) -> None:
         """The disk took something."""
         if self.failures or self.blamed:
-            self.failures, self.blamed, self.full_disk = 0, False, False
-            self.reader.blame(Reason.OVERFLOW)
+            self.failures, self.full_disk = 0, False
+            if not self.short:  # else that was on its way already
+                self.blamed = False
+                self.reader.blame(Reason.OVERFLOW)
 
     def blame_disk(self) -> None:
         """Rows that find no room in the ring are lost to the disk, until it takes something again."""
