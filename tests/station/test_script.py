@@ -489,6 +489,7 @@ def test_ctrl_c_at_any_moment_loses_no_row_that_was_added(tmp_path: Path) -> Non
             assert said(child) == "go\n"
             time.sleep(0.05 + 0.11 * life)  # any moment will do
             child.send_signal(signal.SIGINT)
+            assert child.stdout is not None
             while not select.select([child.stdout], [], [], 15)[0]:
                 child.send_signal(signal.SIGINT)  # Python lets one go that comes while it runs a finalizer
             added = int(said(child))
