@@ -157,7 +157,7 @@ class Story(RuleBasedStateMachine):
         wide=st.sets(some_stream),
     )
     def begin(self, ring: int, segment_bytes: int, may_damage: bool, wide: set[str]) -> None:
-        self.may_damage = may_damage
+        self.may_damage, self.hurt = may_damage, set[Path]()
         Story.told += 1
         self.base = Path(tempfile.mkdtemp(prefix="story-", dir=self.room))
         self.logs = capture_logs()
@@ -578,10 +578,11 @@ class Story(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1 << 16), where=st.floats(0, 1), cut=st.booleans(), bit=st.integers(0, 7))
     def damage(self, which: int, where: float, cut: bool, bit: int) -> None:
         files = [*self.store.dir.glob("streams/*/*/*.arrows"), *self.store.dir.glob("journal/*.log")]
-        files = sorted(f for f in files if f.stat().st_size)
+        files = sorted(f for f in files if f.stat().st_size and f not in self.hurt)
         if not files:
             return
         before, path = self.look(), files[which % len(files)]
+        self.hurt.add(path)  # once: what a second wound costs cannot be told from a file that the first has spoilt
         content = bytearray(path.read_bytes())
         at = min(int(where * len(content)), len(content) - 1)
         self.damaged = True
