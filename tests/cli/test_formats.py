@@ -99,8 +99,8 @@ def test_arrow() -> None:
     table = pa.ipc.open_stream(out).read_all()
     assert table.num_rows == 4
     assert table.schema.field("time").type == pa.timestamp("ns", "UTC")
-    assert table.schema.field("code").metadata == {b"unit": b"V"}
-    assert table.schema.field("adc").metadata == {b"unit": b"mV", b"labels": b"left,right"}
+    assert table.schema.field("code").metadata[b"unit"] == b"V"
+    assert table.schema.field("adc").metadata == {b"unit": b"mV", b"labels": b'["left","right"]'}
     assert table.schema.metadata == {b"stream": b"a/b"}
     assert table["code"].to_pylist() == [1.5, None] * 2
     assert table["note"].to_pylist() == ["a,b", None] * 2

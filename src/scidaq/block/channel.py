@@ -100,7 +100,8 @@ class Channel:
         """Physical values of raw ones (any shape): float64 where there is a calibration, else the raw array itself."""
         if self.calibration is None:
             return raw
-        return raw.astype(np.float64) * self.calibration.scale + self.calibration.offset
+        with np.errstate(all="ignore"):  # a code beyond what a float64 holds is infinite, and no cause for a warning
+            return raw.astype(np.float64) * self.calibration.scale + self.calibration.offset
 
     def as_json(self) -> dict[str, Any]:
         """What goes into files; fields at their default are left out."""

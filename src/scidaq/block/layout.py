@@ -37,7 +37,7 @@ def _bits(mask: Array) -> Bytes:
     return np.packbits(mask.reshape(-1), bitorder="little")
 
 
-def _text(column: Array, valid: Mask | None) -> tuple[Bytes, Bytes]:
+def text_buffers(column: Array, valid: Mask | None) -> tuple[Bytes, Bytes]:
     """Offsets (int32) and the joined bytes of a column of dtype `S<n>`."""
     width = column.dtype.itemsize
     chars = column.view(np.uint8).reshape(len(column), width)
@@ -66,7 +66,7 @@ def to_buffers(block: Block) -> Layout:
             nodes.append((rows * channel.elements, 0))
             buffers.append(_EMPTY)
         if channel.dtype == "text":
-            buffers += _text(column, mask)
+            buffers += text_buffers(column, mask)
         else:
             buffers.append(_bits(column) if channel.dtype == "bool" else _bytes(column))
     return Layout(nodes, buffers)

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from scidaq.block import Block, Channel, Gap
-from scidaq.cli.times import shown
+from scidaq.block import Block, Channel, Gap, shown
 from scidaq.errors import RequestError
 
 Items = Iterable[Block | Gap]
@@ -132,10 +131,12 @@ def write_arrow(items: Items, out: BinaryIO, note: Note, raw: bool = False) -> N
     """An Arrow IPC stream with the column `time` (UTC, nanoseconds) and one for each channel."""
     import pyarrow as pa
 
+    from scidaq.block import record_batch
+
     writer = None
     try:
         for block in _blocks(items, note, lambda b: (b.schema.channels, b.schema.rate is None)):
-            batch = _batch(block, raw)
+            batch = record_batch(block, raw=raw)
             if writer is None:
                 writer = pa.ipc.new_stream(out, batch.schema)
             writer.write_batch(batch)
@@ -144,31 +145,6 @@ def write_arrow(items: Items, out: BinaryIO, note: Note, raw: bool = False) -> N
     finally:
         if writer is not None:
             writer.close()
-
-
-def _batch(block: Block, raw: bool) -> Any:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    fields = [pa.field("time", pa.timestamp("ns", "UTC"), nullable=False)]
-    arrays = [pa.array(block.time_ns(), fields[0].type)]
-    for channel, column, valid in values(block, raw):
-        if channel.dtype == "text":
-            array = pa.array(listed(channel, column, valid), pa.utf8())
-        else:
-            array = pa.array(np.ascontiguousarray(column).reshape(-1))
-            for n in reversed(channel.shape):
-                array = pa.FixedSizeListArray.from_arrays(array, n)
-            if valid is not None:
-                array = pc.if_else(pa.array(valid), array, pa.scalar(None, array.type))
-        metadata = {"unit": channel.unit if raw else channel.physical_unit}
-        if channel.labels:
-            metadata["labels"] = ",".join(channel.labels)
-        if channel.description:
-            metadata["description"] = channel.description
-        arrays.append(array)
-        fields.append(pa.field(channel.name, array.type, metadata=metadata))
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, {"stream": block.stream}))
 
 
 def write_table(items: Items, out: TextIO, raw: bool = False) -> None:
