@@ -455,3 +455,29 @@ def test_what_may_stand_in_an_unreadable_file_is_not_called_missing(problems: Pr
     found = problems({"config/default.toml": "[instruments.a]\nhost = 'x'\nport = 0", "config/local.toml": "["})
     assert len(found) == 1
     assert found[0].startswith("config/local.toml:1: is no valid TOML")
+
+
+# ---- other names, and what is not yet ------------------------------------------------------------------------------
+
+
+def test_another_name_of_a_key(loaded: Load, problems: Problems) -> None:
+    config = loaded("[monitoring]\nlog_level = 'debug'")
+    assert config.logging.level == "debug"
+    assert config.origin("logging.level") == Origin("config/default.toml", 2)
+    agreed = loaded("[monitoring]\nlog_level = 'debug'\n[logging]\nlevel = 'debug'")
+    assert agreed.logging.level == "debug"
+    (said,) = problems("[monitoring]\nlog_level = 'debug'\n[logging]\nlevel = 'info'")
+    assert said == (
+        "config/default.toml:2: monitoring.log_level: is another name of logging.level, which config/default.toml:4 "
+        'says is "info", not "debug"; leave one of them out'
+    )
+    (wrong,) = problems(env={"SCIDAQ_MONITORING__LOG_LEVEL": "loud"})
+    assert wrong.startswith("environment variable SCIDAQ_MONITORING__LOG_LEVEL: logging.level: found")
+
+
+@pytest.mark.parametrize("section", ["data_retention", "backup", "database"])
+def test_what_nobody_would_keep_is_refused(problems: Problems, section: str) -> None:
+    (said,) = problems(f"[{section}]\nx = 1")
+    assert said.startswith(f"config/default.toml:1: {section}: this version ")
+    (said,) = problems(env={f"SCIDAQ_{section.upper()}__X": "1"})
+    assert f": {section}: this version " in said

@@ -36,6 +36,8 @@ def check(config: Config, clock: Clock, *, offline: bool, timeout_s: float = TIM
     """What there is to say of a configuration that was loaded: its files, the data directory, each instrument."""
     files = ", ".join(config.sources) or "no files; defaults, environment and command line"
     yield Finding(True, "configuration", files)
+    for warning in config.warnings:
+        yield Finding(True, "configuration", f"beware: {warning}")
     busy = yield from _data_directory(config)
     if not config.instruments:
         yield Finding(True, "instruments", "none is configured")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -31,13 +31,24 @@ from scidaq.config.layers import (
 )
 from scidaq.config.model import Config, Instrument, InstrumentOptions
 from scidaq.config.places import Path
+from scidaq.config.secrets import Secrets
 from scidaq.config.validation import check, doubtful, read_text, refused, sound
 from scidaq.config.words import hints, near, value_words
 from scidaq.errors import ConfigError
 from scidaq.instruments import Driver, find_drivers
 
-SECTIONS = {name: kind for name, kind in hints(Config).items() if name not in ("instruments", "origins", "sources")}
+SECTIONS: dict[str, type] = {
+    name: kind for name, kind in hints(Config).items() if isinstance(kind, type) and is_dataclass(kind)
+}
 """The sections whose options are known beforehand, with their type."""
+ALIASES: Mapping[Path, Path] = {("monitoring", "log_level"): ("logging", "level")}
+"""Keys that are another name of a key."""
+NOT_YET = {
+    "data_retention": "this version has no retention: it never deletes anything that was recorded",
+    "backup": "this version makes no backups: copy the data directory while no station runs",
+    "database": "this version keeps its catalog in <data_dir>/catalog.sqlite; no other database can be chosen",
+}
+"""Sections that other versions have. To accept them in silence would promise what nobody keeps."""
 _NAMES = (*SECTIONS, "instruments")
 _GENERAL = tuple(f.name for f in fields(InstrumentOptions))
 _DATA_DIR: Path = ("station", "data_dir")
@@ -68,14 +79,22 @@ def load(
     problems: list[Problem] = []
     tree, sources = _layers(files, overrides, env, base, problems)
     whole = not problems  # what is missing may stand in a file that could not be read
-    sections = _sections(tree, problems)
-    instruments = _instruments(tree, find_drivers() if drivers is None else drivers, problems)
+    secrets = Secrets(env, problems)
+    _resolve_aliases(tree, problems)
+    sections = _sections(tree, secrets, problems)
+    instruments = _instruments(tree, find_drivers() if drivers is None else drivers, secrets, problems)
     if not whole:
         problems = [p for p in problems if " is missing" not in p.message]
     if problems:
-        raise ConfigError([str(p) for p in sorted(problems, key=_by_place)])
+        raise ConfigError([str(secrets.hide(p)) for p in sorted(problems, key=_by_place)])
     origins = {dotted(path): origin for path, origin in tree.origins.items()}
-    return Config(**sections, instruments=instruments, origins=origins, sources=tuple(map(str, sources)))
+    return Config(
+        **sections,
+        instruments=instruments,
+        origins=origins,
+        sources=tuple(map(str, sources)),
+        warnings=tuple(dict.fromkeys(secrets.warnings)),
+    )
 
 
 def _by_place(problem: Problem) -> tuple[str, int]:
@@ -137,14 +156,40 @@ def _data_dir(layers: Sequence[Layer]) -> FilePath:
 # ---- content --------------------------------------------------------------------------------------------------------
 
 
-def _sections(tree: Tree, problems: list[Problem]) -> dict[str, Any]:
+def _resolve_aliases(tree: Tree, problems: list[Problem]) -> None:
+    """Put what was given under another name of a key in its place; two that differ are a mistake."""
+    for alias, key in ALIASES.items():
+        if (value := tree.get(alias)) is None:
+            continue
+        origin, target = tree.origin(alias), tree.get(key)
+        del tree.values[str(alias[0])][alias[1]]
+        if not tree.values[str(alias[0])]:
+            del tree.values[str(alias[0])]
+        if target is None:
+            section = tree.values.setdefault(str(key[0]), {})
+            if isinstance(section, dict):  # else that is the mistake
+                section[key[1]] = value
+                tree.origins[key] = origin
+        elif target != value:
+            message = f"is another name of {dotted(key)}, which {tree.origin(key)} says is {value_words(target)}"
+            problems.append(
+                Problem(origin, dotted(alias), f"{message}, not {value_words(value)}; leave one of them out")
+            )
+
+
+def _sections(tree: Tree, secrets: Secrets, problems: list[Problem]) -> dict[str, Any]:
     """The options of each section; those with a mistake are left out."""
-    unknown = [key for key in tree.values if key not in _NAMES]
-    problems += [Problem(tree.origin((k,)), dotted((k,)), f"unknown section{near(k, _NAMES)}") for k in unknown]
-    out = {}
+    for key in tree.values:
+        if key not in _NAMES:
+            message = NOT_YET.get(key, f"unknown section{near(key, _NAMES)}")
+            problems.append(Problem(tree.origin((key,)), dotted((key,)), message))
+    out: dict[str, Any] = {}
     for name, kind in SECTIONS.items():
         values = _table(tree, (name,), problems)
-        if values is not None and (options := check(kind, values, (name,), tree, problems)) is not None:
+        if values is None:
+            continue
+        secrets.fill(kind, values, (name,), tree)
+        if (options := check(kind, values, (name,), tree, problems)) is not None:
             out[name] = options
     return out
 
@@ -160,7 +205,9 @@ def _table(tree: Tree, path: Path, problems: list[Problem]) -> dict[str, Any] | 
     return None
 
 
-def _instruments(tree: Tree, drivers: Mapping[str, type], problems: list[Problem]) -> dict[str, Instrument]:
+def _instruments(
+    tree: Tree, drivers: Mapping[str, type], secrets: Secrets, problems: list[Problem]
+) -> dict[str, Instrument]:
     """The instruments that are right; for the others problems are noted."""
     out: dict[str, Instrument] = {}
     resources: dict[str, Path] = {}
@@ -170,7 +217,7 @@ def _instruments(tree: Tree, drivers: Mapping[str, type], problems: list[Problem
             message = f"{id_!r} is no id for an instrument, which is 1 to 64 characters of a-z 0-9 _ -"
             problems.append(Problem(tree.origin(path), dotted(path), message))
         values = _table(tree, path, problems)
-        instrument = None if values is None else _instrument(id_, values, path, tree, drivers, problems)
+        instrument = None if values is None else _instrument(id_, values, path, tree, drivers, secrets, problems)
         if instrument is None:
             continue
         out[id_] = instrument
@@ -182,7 +229,13 @@ def _instruments(tree: Tree, drivers: Mapping[str, type], problems: list[Problem
 
 
 def _instrument(
-    id_: str, values: dict[str, Any], path: Path, tree: Tree, drivers: Mapping[str, type], problems: list[Problem]
+    id_: str,
+    values: dict[str, Any],
+    path: Path,
+    tree: Tree,
+    drivers: Mapping[str, type],
+    secrets: Secrets,
+    problems: list[Problem],
 ) -> Instrument | None:
     """One instrument: what every one has, and the options of its driver."""
     common = {k: v for k, v in values.items() if k in _GENERAL}
@@ -201,6 +254,7 @@ def _instrument(
         problems += [Problem(tree.origin(at), dotted(at), problem) for problem in error.problems]
         return None
     own = {k: v for k, v in values.items() if k not in _GENERAL}
+    secrets.fill(factory.Options, own, path, tree)
     options = check(factory.Options, own, path, tree, problems, also=_GENERAL)
     if general is not None and options is not None:
         return Instrument(id_, general, options, factory)

@@ -12,8 +12,10 @@ from annotated_types import Ge
 
 from scidaq import pipeline, store
 from scidaq.block import INSTRUMENT_ID
+from scidaq.config.effective import digest, effective, secrets_in
 from scidaq.config.layers import DEFAULT, Origin
 from scidaq.instruments import DriverFactory, SupervisionOptions
+from scidaq.options import LIVE, Secret
 from scidaq.store import Policy
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class LoggingOptions:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Annotated[Literal["debug", "info", "warning", "error"], LIVE] = "info"
     """The least level that is logged."""
 
 
@@ -89,6 +91,18 @@ class Config:
     """By dotted key; what is not there is a default."""
     sources: tuple[str, ...] = ()
     """The files that were read, in the order in which they count."""
+    warnings: tuple[str, ...] = ()
+    """What is right and should not be so, such as a secret that everybody may read; each with its place."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256, in hexadecimal, of all values that are in force, without secrets."""
+        return digest(self)
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """Every secret there is, for those who have to keep them out of what they write."""
+        return tuple(secrets_in(effective(self)))
 
     def origin(self, key: str) -> Origin:
         """Where the value of a dotted key was given."""

@@ -43,6 +43,15 @@ SCIDAQ_STORAGE__SYNC_INTERVAL_MS=100 SCIDAQ_INSTRUMENTS__ADC__RATE_HZ=50000 scid
 
 A variable that is asked for a string is taken as it is; otherwise it is read as TOML (`true`, `12.5`, `[1, 2]`).
 
+## Secrets
+
+A setting whose value is *a secret* may be given by a file instead, whose name is given as `<key>_file`, in TOML as in
+the environment (`SCIDAQ_..._FILE`); the end of its last line does not belong to it. A systemd credential of the key's
+name (`LoadCredential=<section>.<key>:...`) is taken when neither is given. Secrets are shown nowhere; `scidaq check`
+warns of a file with one that everybody on the machine may read.
+
+## Is it right?
+
 `scidaq check` says whether all of it is right, and names every mistake at once:
 
 ```text

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from scidaq.config.layers import Problem, Text, Tree, dotted
 from scidaq.config.places import Path
-from scidaq.config.words import child, expected, known, near, value_words, walk
+from scidaq.config.words import child, expected, is_secret, known, near, value_words, walk
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def _is_unicode(text: str) -> bool:
 
 def read_text(values: dict[str, Any], path: Path) -> bool:
     """Read the text at a path as TOML; False when there is none or it is no TOML."""
-    if not path or not isinstance(value := _at(values, path), Text):
+    if not path or not isinstance(value := value_at(values, path), Text):
         return False
     try:
         read = tomllib.loads(f"value = {value}")
@@ -77,11 +77,12 @@ def read_text(values: dict[str, Any], path: Path) -> bool:
         return False
     if list(read) != ["value"]:
         return False
-    _at(values, path[:-1])[path[-1]] = read["value"]
+    value_at(values, path[:-1])[path[-1]] = read["value"]
     return True
 
 
-def _at(values: Any, path: Path) -> Any:
+def value_at(values: Any, path: Path) -> Any:
+    """What stands at a path of some values. Raises `LookupError` where nothing does."""
     for part in path:
         values = values[part]
     return values
@@ -93,7 +94,7 @@ def _real(values: Any, loc: Sequence[str | int]) -> Path:
     for part in loc:
         inside = values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()
         if part in inside:
-            out, values = (*out, part), _at(values, (part,))
+            out, values = (*out, part), value_at(values, (part,))
     return out
 
 
@@ -108,7 +109,7 @@ def sound(kind: type[T], values: dict[str, Any]) -> tuple[T | None, list[Path]]:
         for place in wrong:
             if not isinstance(place[-1], str):
                 return None, left_out  # without an element the others would have another place
-            del _at(values, place[:-1])[place[-1]]
+            del value_at(values, place[:-1])[place[-1]]
         options, errors = _judge(TypeAdapter(kind), values)
         if options is not None:
             return options, left_out
@@ -140,30 +141,33 @@ def _explain(
         # Where a type has branches, all of them complain: the one that went deepest understood what was meant.
         if not missing and any(p[: len(place)] == place and len(p) > len(place) for p, _ in where):
             continue
-        annotation = _annotation(kind, place)
+        annotation = annotation_at(kind, place)
         full = (*path, *place)
         if missing:
             words = expected(child(annotation, missing))
             message = f"{missing} is missing" + (f", expected {words}" if words else "")
             yield Problem(tree.origin(full), dotted(full), message)
         elif error["type"] in _UNKNOWN:
-            names = [*known(_annotation(kind, place[:-1])), *(also if len(place) == 1 else ())]
+            names = [*known(annotation_at(kind, place[:-1])), *(also if len(place) == 1 else ())]
             yield Problem(tree.origin(full), dotted(full), f"unknown key{near(str(place[-1]), names)}")
         elif error["type"] in ("value_error", "assertion_error"):
             yield from refused(str(error.get("ctx", {}).get("error", error["msg"])), full, tree)
         else:
-            yield _wrong(tree, path, place, values, expected(annotation) or _first_lower(error["msg"]))
+            words = expected(annotation) or _first_lower(error["msg"])
+            yield _wrong(tree, path, place, values, words, secret=is_secret(annotation))
 
 
-def _annotation(kind: Any, path: Path) -> Any:
+def annotation_at(kind: Any, path: Path) -> Any:
+    """The type of what stands at a path of a value of this type; None where nothing is known of it."""
     for part in path:
         kind = child(kind, part)
     return kind
 
 
-def _wrong(tree: Tree, path: Path, place: Path, values: dict[str, Any], words: str) -> Problem:
+def _wrong(tree: Tree, path: Path, place: Path, values: dict[str, Any], words: str, *, secret: bool = False) -> Problem:
     full = (*path, *place)
-    return Problem(tree.origin(full), dotted(full), f"found {value_words(_at(values, place))}, expected {words}")
+    found = "something else" if secret else value_words(value_at(values, place))
+    return Problem(tree.origin(full), dotted(full), f"found {found}, expected {words}")
 
 
 def _first_lower(text: str) -> str:

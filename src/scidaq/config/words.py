@@ -23,8 +23,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt
 
 from scidaq.config.places import Path
+from scidaq.options import LIVE, Secret
 
-_PLAIN = {int: "an integer", float: "a number", bool: "true or false", str: "a string", FilePath: "a path"}
+_PLAIN = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    FilePath: "a path",
+    Secret: "a secret",
+}
 _LONG = 60
 
 
@@ -91,10 +99,36 @@ def element(annotation: Any) -> Any:
 
 def known(annotation: Any) -> list[str]:
     """The keys that a table of this type may have; empty when it may have any."""
+    kinds = tables_in(annotation)
+    return [name for kind in kinds for name in (*hints(kind), *(f"{secret}_file" for secret in secret_fields(kind)))]
+
+
+def tables_in(annotation: Any, deep: bool = False) -> list[type]:
+    """The options, as classes, that a value of this type may be; with `deep`, that its elements may be too."""
     base, _ = _split(annotation)
     if get_origin(base) in (Union, UnionType):
-        return [name for member in get_args(base) for name in known(member)]
-    return list(hints(base)) if is_dataclass(base) and isinstance(base, type) else []
+        return [kind for member in get_args(base) for kind in tables_in(member, deep)]
+    if is_dataclass(base) and isinstance(base, type):
+        return [base]
+    inner = element(annotation) if deep else None
+    return [] if inner is None else tables_in(inner, deep)
+
+
+def is_secret(annotation: Any) -> bool:
+    """Whether a value of this type is a secret."""
+    base, _ = _split(annotation)
+    return base is Secret or (get_origin(base) in (Union, UnionType) and any(map(is_secret, get_args(base))))
+
+
+@cache
+def secret_fields(kind: type) -> tuple[str, ...]:
+    """The options of a class that are secrets."""
+    return tuple(name for name, annotation in hints(kind).items() if is_secret(annotation))
+
+
+def is_live(annotation: Any) -> bool:
+    """Whether a reload changes an option of this type without a restart."""
+    return LIVE in _split(annotation)[1]
 
 
 def near(name: str, names: Iterable[str], prefix: str = "") -> str:
