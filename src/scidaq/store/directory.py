@@ -39,6 +39,8 @@ class StationFile:
     name: str
     format: int
     created_ns: int
+    control: str = ""
+    """Path of the control socket of the station that runs there; empty, or out of date, when none does."""
 
 
 def read_station(data_dir: Path) -> StationFile:
@@ -46,7 +48,9 @@ def read_station(data_dir: Path) -> StationFile:
     path = data_dir / STATION
     try:
         d = orjson.loads(path.read_bytes())
-        found = StationFile(str(uuid.UUID(d["uuid"])), str(d["name"]), int(d["format"]), int(d["created_ns"]))
+        found = StationFile(
+            str(uuid.UUID(d["uuid"])), str(d["name"]), int(d["format"]), int(d["created_ns"]), str(d.get("control", ""))
+        )
     except FileNotFoundError:
         what = "is empty" if not _entries(data_dir) else "holds other things"
         there = f"there is no {STATION} in it, and it {what}" if data_dir.is_dir() else "it does not exist"
@@ -89,6 +93,17 @@ def open_station(data_dir: Path, files: Files, name: str, now_ns: int, allow_net
     except BaseException:
         lock.close()
         raise
+
+
+def note_control(data_dir: Path, files: Files, path: str) -> None:
+    """Write into `station.json` where the control socket is, or that there is none any more. By its owner only."""
+    content = orjson.loads((data_dir / STATION).read_bytes())
+    if content.pop("control", "") != path:
+        publish(
+            files,
+            data_dir / STATION,
+            orjson.dumps(content | ({"control": path} if path else {}), option=orjson.OPT_INDENT_2),
+        )
 
 
 def refusal(data_dir: Path, error: OSError) -> StationError:

@@ -1,0 +1,316 @@
+"""HTTP/1.1 with limits below the framework: uvicorn's protocol, guarded.
+
+uvicorn counts connections, and answers 503 to everybody while idle ones sit there; it has no deadline for a header and
+none for a client that does not take its answer. Here the connection that has been idle for the longest makes room for
+a new one, a header has to come whole in its time, and a reserve stays for those who ask how the station is.
+
+Source: RFC 9112; `uvicorn.protocols.http.httptools_impl`, whose callbacks of the parser are what is overridden.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from asyncio.events import TimerHandle
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import structlog
+from uvicorn import Server
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from scidaq.stats import field_of
+from scidaq.web import problem
+from scidaq.web.options import ServerOptions
+
+log = structlog.get_logger(__name__)
+
+RESERVE = 8
+"""Connections beyond the limit for those who ask for `RESERVED` when all others are at work."""
+RESERVED = (b"/health", b"/metrics")
+CONTROL_CONNECTIONS = 64
+"""Of the control socket, which does not count with the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoorStats:
+    """What came to the HTTP door."""
+
+    connections: int = field_of("1", "Connections that are open now.")
+    busy: int = field_of("1", "Of these, those with a request under way.")
+    accepted: int = field_of("1", "Connections that were made.")
+    evicted: int = field_of("1", "Idle connections that were closed to make room.")
+    refused: int = field_of("1", "Connections that were closed at once because there was no room.")
+    late: int = field_of("1", "Connections that were closed because a header or the taking of an answer took too long.")
+    malformed: int = field_of("1", "Requests that were no HTTP, or too long.")
+
+
+class Gate:
+    """Who is connected, and who has to go when there is no room. Used in the event loop only; `stats` from anywhere."""
+
+    def __init__(self, options: ServerOptions, metrics_path: str = "/metrics") -> None:
+        self.options = options
+        self.reserved = (*RESERVED, metrics_path.encode())
+        self.waiting: dict[GuardedProtocol, None] = {}
+        """Connections without a request under way, the one that has been so for the longest first."""
+        self.busy: set[GuardedProtocol] = set()
+        self.control: set[GuardedProtocol] = set()
+        self.peers: Counter[str] = Counter()
+        self.accepted = self.evicted = self.refused = self.late = self.malformed = 0
+
+    def stats(self) -> DoorStats:
+        """A snapshot."""
+        busy = len(self.busy)
+        return DoorStats(
+            busy + len(self.waiting), busy, self.accepted, self.evicted, self.refused, self.late, self.malformed
+        )
+
+    def admit(self, one: GuardedProtocol) -> bool:
+        """Let a new connection in, on the place of one that idles if need be; False when it has to go."""
+        self.accepted += 1
+        if one.is_control:
+            if len(self.control) >= CONTROL_CONNECTIONS:
+                self.refused += 1
+                return False
+            self.control.add(one)
+            return True
+        if self.peers[one.peer] >= self.options.max_connections_per_peer:
+            others = [w for w in self.waiting if w.peer == one.peer]
+            if not others:
+                self.refused += 1
+                return False
+            self._evict(others[0])
+        if len(self.waiting) + len(self.busy) >= self.options.max_connections:
+            if self.waiting:
+                self._evict(next(iter(self.waiting)))
+            elif len(self.busy) >= self.options.max_connections + RESERVE:
+                self.refused += 1
+                return False
+            else:
+                one.in_reserve = True
+        self.waiting[one] = None
+        self.peers[one.peer] += 1
+        return True
+
+    def _evict(self, one: GuardedProtocol) -> None:
+        self.evicted += 1
+        self.forget(one)
+        one.transport.close()
+
+    def begin(self, one: GuardedProtocol) -> None:
+        """A request is under way."""
+        if one in self.waiting:
+            del self.waiting[one]
+            self.busy.add(one)
+
+    def end(self, one: GuardedProtocol) -> None:
+        """It is answered."""
+        if one in self.busy:
+            self.busy.discard(one)
+            self.waiting[one] = None
+
+    def forget(self, one: GuardedProtocol) -> None:
+        """It is gone."""
+        self.control.discard(one)
+        if one in self.busy or one in self.waiting:
+            self.busy.discard(one)
+            self.waiting.pop(one, None)
+            self.peers[one.peer] -= 1
+            if self.peers[one.peer] <= 0:
+                del self.peers[one.peer]
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection. `of` makes the class that belongs to a gate."""
+
+    gate: ClassVar[Gate]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.peer = ""
+        self.is_control = self.in_reserve = False
+        self._deadline: TimerHandle | None = None
+        self._stalled: TimerHandle | None = None
+        self._header_bytes = 0
+        self._rejected = False
+
+    @classmethod
+    def of(cls, gate: Gate) -> type[GuardedProtocol]:
+        """The protocol with a gate of its own."""
+        return type("GuardedProtocol", (cls,), {"gate": gate})
+
+    # ---- the connection ----
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        sock = transport.get_extra_info("socket")
+        self.is_control = sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
+        super().connection_made(transport)
+        self.peer = self.client[0] if self.client else ""
+        if self.is_control:
+            self.app_state = {**self.app_state, "control": True}
+        if not self.gate.admit(self):
+            self._rejected = True
+            transport.abort()
+            return
+        self._expect_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gate.forget(self)
+        self._deadline = _cancel(self._deadline)
+        self._stalled = _cancel(self._stalled)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._rejected:
+            return
+        if self._deadline is None and not self._at_work():  # the next request of a connection begins
+            self._expect_header()
+        super().data_received(data)
+
+    def _at_work(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _expect_header(self) -> None:
+        self._header_bytes = 0
+        self._deadline = self.loop.call_later(self.gate.options.header_timeout_seconds, self._header_is_late)
+
+    def _header_is_late(self) -> None:
+        self._deadline = None
+        if self._at_work() or self.transport.is_closing():
+            return
+        self.gate.late += 1
+        self._reject(408, "late", "the header of the request did not come in time")
+
+    # ---- the request ----
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._header_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value) + 4)
+
+    def _count(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > self.gate.options.max_header_bytes and not self._rejected:
+            self.gate.malformed += 1
+            limit = self.gate.options.max_header_bytes
+            self._reject(431, "header-too-long", f"the header of a request has {limit} bytes at most")
+
+    def on_headers_complete(self) -> None:
+        self._deadline = _cancel(self._deadline)
+        if self._rejected:
+            return
+        path = self.url.partition(b"?")[0]
+        if self.in_reserve and not path.startswith(self.gate.reserved):
+            self.gate.refused += 1
+            self._reject(503, "busy", "all connections are at work; try again soon", b"retry-after: 1\r\n")
+            return
+        self.gate.begin(self)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._rejected:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._rejected:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if not self.pipeline:
+            self.gate.end(self)
+        super().on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.gate.forget(self)
+        super().timeout_keep_alive_handler()
+
+    # ---- who does not take what they asked for ----
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self.gate.options.request_timeout_seconds, self._is_stalled)
+
+    def resume_writing(self) -> None:
+        self._stalled = _cancel(self._stalled)
+        super().resume_writing()
+
+    def _is_stalled(self) -> None:
+        self._stalled = None
+        self.gate.late += 1
+        self.transport.abort()
+
+    # ---- what is no request ----
+
+    def send_400_response(self, msg: str) -> None:
+        self.gate.malformed += 1
+        self._reject(400, "no-http", msg)
+
+    def _reject(self, status: int, kind: str, detail: str, more: bytes = b"") -> None:
+        """Answer without the framework, and close."""
+        self._rejected = True
+        self._deadline = _cancel(self._deadline)
+        if self.transport.is_closing():
+            return
+        if self._at_work():  # an answer is under way, nothing may stand in it
+            self.transport.abort()
+            return
+        content = problem.body(status, kind, detail)
+        head = [
+            STATUS_LINE[status],
+            b"content-type: ",
+            problem.MEDIA_TYPE.encode(),
+            b"\r\ncontent-length: ",
+            str(len(content)).encode(),
+            b"\r\nconnection: close\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n",
+            more,
+            b"\r\n",
+            content,
+        ]
+        self.transport.write(b"".join(head))
+        self.transport.close()
+
+
+def _cancel(timer: TimerHandle | None) -> TimerHandle | None:
+    """None, in the place of a timer that does not go off any more."""
+    if timer is not None:
+        timer.cancel()
+    return None
+
+
+class OpenServer(Server):
+    """uvicorn's server on sockets that are open already, of which only the TCP ones speak TLS."""
+
+    async def open(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
+        """Begin to accept."""
+        config = self.config
+        self.lifespan = config.lifespan_class(config)
+        await self.lifespan.startup()
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            made: Any = config.http_protocol_class
+            return made(config=config, server_state=self.server_state, app_state={}, _loop=loop)  # type: ignore[no-any-return]
+
+        self.servers = []
+        for one in sockets:
+            if one.family == getattr(socket, "AF_UNIX", None):
+                opened = await loop.create_unix_server(protocol, sock=one)
+            elif tls is None:
+                opened = await loop.create_server(protocol, sock=one)
+            else:
+                opened = await loop.create_server(
+                    protocol, sock=one, ssl=tls, ssl_handshake_timeout=10.0, ssl_shutdown_timeout=3.0
+                )
+            self.servers.append(opened)
+        self.started = True
