@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from scidaq.block.block import Array, Block, Mask, Times
 from scidaq.block.channel import DTYPES, INSTRUMENT_ID, MAX_TEXT_BYTES, NS, Calibration, Channel, Schema, schema
+from scidaq.block.description import KEY as DESCRIPTION_KEY
+from scidaq.block.description import Description, Piece, Pieces, calibrated, physical_block
 from scidaq.block.epoch import Entry, Epoch, Ledger, Resume, StreamSpec, check_stream_id
 from scidaq.block.gap import Gap, Reason
 from scidaq.block.layout import (
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from scidaq.block.arrow import arrow_schema, record_batch
 
 __all__ = [
+    "DESCRIPTION_KEY",
     "DTYPES",
     "INSTRUMENT_ID",
     "MAX_TEXT_BYTES",
@@ -39,6 +42,7 @@ __all__ = [
     "Bytes",
     "Calibration",
     "Channel",
+    "Description",
     "Entry",
     "Epoch",
     "Gap",
@@ -46,6 +50,8 @@ __all__ = [
     "Ledger",
     "Mask",
     "Moment",
+    "Piece",
+    "Pieces",
     "RangeSet",
     "Reason",
     "Resume",
@@ -54,6 +60,7 @@ __all__ = [
     "Times",
     "arrow_schema",
     "buffer_count",
+    "calibrated",
     "check_stream_id",
     "from_buffers",
     "join_buffers",
@@ -62,6 +69,7 @@ __all__ = [
     "pack",
     "pack_plain",
     "padded",
+    "physical_block",
     "plain_sizes",
     "record_batch",
     "schema",
