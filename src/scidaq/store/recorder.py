@@ -87,8 +87,8 @@ class Recorder:
         self._started = self._drained = False
         self.ended = True
         """Whether neither of its threads runs, so that nothing more is written."""
-        self._running: dict[str | None, bool] = {None: False}
-        """Whether a run is under way: for all streams, and for those that it differs for."""
+        self._wanted: Callable[[str], bool] = lambda stream: False
+        """Whether a run that is under way wants a stream."""
 
     # ---- the door ----
 
@@ -105,7 +105,7 @@ class Recorder:
             if self._space.low:
                 track.short = True
                 track.blame_disk()
-            if policy is Policy.RUNS and self._running.get(stream, self._running[None]):
+            if policy is Policy.RUNS and self._wanted(stream):
                 self._accounting.switch(track, True)  # it joins a run that is under way
             self._active.add(stream)
 
@@ -150,16 +150,21 @@ class Recorder:
         if self._waiting_bytes >= 8 * BATCH_BYTES:
             self._wake.set()
 
-    def set_recording(self, active: bool, streams: Iterable[str] | None = None) -> None:
-        """A run has begun or ended: streams of policy `runs` are recorded from their pre-trigger on, or no longer."""
-        chosen = None if streams is None else set(streams)
+    def set_recording(self, wanted: bool | Callable[[str], bool]) -> None:
+        """Runs have begun or ended: the streams of policy `runs` that are `wanted` are recorded, the others no longer.
+
+        One that begins is recorded from its pre-trigger on; one that ends, with everything that has come in by now.
+        """
+        wants = wanted if callable(wanted) else lambda stream: wanted
 
         def act() -> None:
-            self._running = {None: active} if chosen is None else self._running | dict.fromkeys(chosen, active)
-            for track in self._tracks.values():
-                if track.policy is Policy.RUNS and (chosen is None or track.stream in chosen):
-                    self._accounting.switch(track, active)
-                    self._active.add(track.stream)
+            self._wanted = wants
+            for track in [t for t in self._tracks.values() if t.policy is Policy.RUNS]:
+                wanted = wants(track.stream)
+                if track.recording and not wanted and not self._short():
+                    self._guarded(track, self._pull)  # what has come in belongs to the run that ends
+                self._accounting.switch(track, wanted)
+                self._active.add(track.stream)
 
         self._inbox.append(act)
         self._wake.set()
