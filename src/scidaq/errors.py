@@ -33,6 +33,15 @@ class UnknownStream(RequestError, LookupError):
         super().__init__(f"no stream {stream!r}{hint}; `scidaq streams` lists those there are")
 
 
+class UnknownRun(RequestError, LookupError):
+    """No run has this name or id."""
+
+    def __init__(self, run: str, known: Sequence[str] = (), near: Sequence[str] = ()) -> None:
+        self.run, self.known, self.near = run, tuple(known), tuple(near)
+        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        super().__init__(f"no run {run!r}{hint}; `scidaq run list` shows those there are")
+
+
 class InvalidBlock(RequestError):
     """A block, channel or epoch that contradicts itself (a fault of the code that made it)."""
 

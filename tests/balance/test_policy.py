@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scidaq.block import Reason
+from scidaq.catalog import NewRun
 from scidaq.clock import SystemClock
 from scidaq.station import Station
 from scidaq.store import Policy
@@ -61,7 +62,7 @@ def test_a_stream_that_appears_during_a_run_is_recorded(tmp_path: Path) -> None:
 def test_a_run_that_begins_before_the_instrument_answers_has_its_rows(tmp_path: Path) -> None:
     clock = SystemClock()
     with Station(plan(tmp_path / "d", waveform("w", clock, Policy.RUNS)), clock) as station:
-        station.start_run("at once")
+        station.runs.start(NewRun("at once"))
         wait_for(lambda: any(s.delivered > 100 for s in station.stats().recorder.streams))
         assert all(s.left_out == 0 and s.durable_rows > 0 for s in station.stats().recorder.streams)
 

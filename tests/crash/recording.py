@@ -11,6 +11,7 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from scidaq.catalog import NewRun
 from scidaq.clock import SystemClock
 from scidaq.instruments.waveform import Fault, WaveformDriver, WaveformOptions
 from scidaq.station import InstrumentPlan, Station, StationPlan
@@ -80,9 +81,9 @@ def record(data_dir: str, moment: str, without: str, tell: Connection) -> None:
         run = None
         while not stop.wait(0.13):
             if run is None:
-                run = station.start_run("again")
+                run = station.runs.start(NewRun("again"))
             else:
-                station.stop_run(run.id)
+                station.runs.stop(run.id)
                 run = None
         tell.send("stopping")
     tell.send("stopped")

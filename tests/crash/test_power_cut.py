@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from scidaq.catalog import NewRun
 from scidaq.station import Station, StationPlan
 from scidaq.testing.powercut import PowerCutFiles, copy_others
 from tests import figures
@@ -57,9 +58,9 @@ def record(root: Path, rng: random.Random, wanted: int) -> Cuts:
     files = cuts.files = PowerCutFiles(data_dir, cuts.moment)
     with Station(plan_of(data_dir), files=files) as station:
         cuts.chance = 0.02
-        run = station.start_run("one")
+        run = station.runs.start(NewRun("one"))
         time.sleep(RUN_S / 2)  # real time: the simulated instruments make rows meanwhile
-        station.stop_run(run.id)
+        station.runs.stop(run.id)
         cuts.chance = 0.05
         time.sleep(RUN_S / 2)
         cuts.chance = 0.2  # the stop seals everything

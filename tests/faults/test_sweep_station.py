@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import pytest
 
+from scidaq.catalog import NewRun
 from scidaq.clock import SystemClock
 from scidaq.errors import ScidaqError, StationError, WriteFailed
 from scidaq.instruments.waveform import WaveformDriver
@@ -100,9 +101,9 @@ class Life:
 
     def _run(self, station: Station) -> None:
         """A run, tried until the disk takes the facts of its beginning and its end."""
-        run = self._until_taken(lambda: station.start_run("one"))
+        run = self._until_taken(lambda: station.runs.start(NewRun("one")))
         self._wait(lambda: False, 0.03)
-        self._until_taken(lambda: station.stop_run(run.id))
+        self._until_taken(lambda: station.runs.stop(run.id))
 
     def _until_taken(self, act: Callable[[], T]) -> T:
         for _ in range(50):

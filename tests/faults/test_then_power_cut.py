@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from scidaq.catalog import NewRun
 from scidaq.errors import StationError, WriteFailed
 from scidaq.station import Station
 from scidaq.store import recorder
@@ -39,7 +40,7 @@ def record(root: Path, dice: random.Random, wanted: int) -> Cuts:
     with contextlib.suppress(StationError), station:
         cuts.chance = 0.03
         with contextlib.suppress(WriteFailed):
-            station.start_run("one")
+            station.runs.start(NewRun("one"))
         time.sleep(RUN_S)  # real time: the simulated instruments make rows meanwhile
         cuts.chance = 0.2  # the stop seals everything
     return cuts

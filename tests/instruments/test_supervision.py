@@ -304,11 +304,47 @@ def test_parameters_are_set_between_reads_and_recorded():
         assert instrument.values["level"] == 2.5
         assert one.stats().refused_parameters == 2
         assert one.state is State.ACQUIRING
-    first, second = (b for b in sink.blocks if b.stream == "settings")
-    assert (first.first, second.first) == (0, 1)
-    assert first.column("value")[0] == b"1.0"
-    assert not first.valid[1][0]
-    assert (second.column("asked")[0], second.column("value")[0]) == (b"2.5", b"2.5")
+        assert {name: (s.value, s.unit) for name, s in one.settings().items()} == {"level": ("2.5", "V")}
+    armed, was_set, was_read = (b for b in sink.blocks if b.stream == "settings")
+    assert [b.first for b in (armed, was_set, was_read)] == [0, 1, 2]
+    assert armed.column("value")[0] == b"1.0"
+    assert not armed.valid[1][0]
+    assert not was_read.valid[1][0]
+    assert (was_set.column("asked")[0], was_set.column("value")[0], was_read.column("value")[0]) == (b"2.5",) * 3
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.1 + 0.2, b"0.30000000000000004"), (1e300, b"1e+300"), (True, b"true"), (7, b"7"), ("AUTO", b"AUTO")],
+)
+def test_settings_are_noted_exactly(value, text):
+    instrument = FakeInstrument(values={"level": value})
+    with supervised(instrument) as (one, sink):
+        sink.wait_for(lambda s: any(b.stream == "settings" for b in s.blocks))
+        assert one.settings()["level"].value == text.decode()
+    assert next(b for b in sink.blocks if b.stream == "settings").column("value")[0] == text
+
+
+@pytest.mark.parametrize("value", ["x" * 300, "ends in \0", "\ud800"])
+def test_a_setting_that_no_row_has_room_for_is_missing_and_not_cut(value):
+    instrument = FakeInstrument(values={"level": value})
+    with supervised(instrument) as (one, sink):
+        sink.wait_for(lambda s: any(b.stream == "settings" for b in s.blocks))
+        assert one.settings()["level"].value == value
+    (block,) = (b for b in sink.blocks if b.stream == "settings")
+    assert not block.valid[2][0]
+
+
+def test_what_reads_back_otherwise_is_noted_as_well():
+    instrument = FakeInstrument()
+    with supervised(instrument) as (one, sink):
+        sink.wait_for(lambda s: bool(s.blocks))
+        instrument.stuck = 1.5
+        with pytest.raises(ParameterError, match="reads back"):
+            one.set("level", 2.5)
+        assert one.settings()["level"].value == "1.5"
+    last = [b for b in sink.blocks if b.stream == "settings"][-1]
+    assert (last.column("asked")[0], last.column("value")[0]) == (b"2.5", b"1.5")
 
 
 def test_a_parameter_that_hangs_is_a_hang():

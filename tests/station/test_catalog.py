@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scidaq.block import Block
-from scidaq.catalog import Catalog
+from scidaq.catalog import Catalog, NewRun
 from scidaq.clock import SystemClock
 from scidaq.query import Reader
 from scidaq.station import Station
@@ -61,7 +61,7 @@ def recorded(data_dir: Path) -> None:
     for _ in range(2):
         with Station(plan(data_dir, *instruments), clock) as station:
             wait_for(lambda: sum(s.delivered > 100 for s in station.stats().recorder.streams) == 4)
-            run = station.start_run("one")
+            run = station.runs.start(NewRun("one"))
             for fault in FAULTS.values():
                 for name in ("fast", "slow"):
                     driver: Any = station._supervision.instruments[name].driver
@@ -69,7 +69,7 @@ def recorded(data_dir: Path) -> None:
                         fault(driver)
             before = {s.stream: s.delivered for s in station.stats().recorder.streams}
             wait_for(partial(_went_on, station, before))
-            station.stop_run(run.id)
+            station.runs.stop(run.id)
 
 
 def garbage(path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scidaq.catalog import Fact, read_facts
+from scidaq.catalog import Fact, NewRun, read_facts
 from scidaq.errors import RequestError, StationError, WriteFailed
 from scidaq.station import Station
 from scidaq.store import verify
@@ -85,17 +85,17 @@ def test_a_run_whose_beginning_or_end_cannot_be_noted_may_be_tried_again(tmp_pat
     with Station(plan(data_dir), files=files) as station:
         files.facts(verb)
         with pytest.raises(WriteFailed, match="not confirmed"):
-            station.start_run("one")
+            station.runs.start(NewRun("one"))
         files.nothing()
-        run = station.start_run("one")
+        run = station.runs.start(NewRun("one"))
         files.facts(verb)
         for _ in range(2):
             with pytest.raises(WriteFailed, match="not confirmed"):
-                station.stop_run(run.id)
+                station.runs.stop(run.id)
         files.nothing()
-        station.stop_run(run.id)
+        station.runs.stop(run.id)
         with pytest.raises(RequestError, match="no run"):
-            station.stop_run(run.id)
+            station.runs.stop(run.id)
     assert kinds(data_dir) == ["station.started", "run.started", "run.stopped", "station.stopped"]
 
 

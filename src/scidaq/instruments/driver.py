@@ -179,15 +179,22 @@ def parameter_named(driver: HasParameters, name: str) -> Parameter:
     raise ParameterError(f"no parameter {name!r}; there are {', '.join(p.name for p in known) or 'none'}")
 
 
-def set_parameter(driver: HasParameters, name: str, value: Value) -> Value:
+def set_parameter(
+    driver: HasParameters,
+    name: str,
+    value: Value,
+    heard: Callable[[Parameter, Value, Value], None] = lambda parameter, wanted, got: None,
+) -> Value:
     """Check a value against its limits, set it, and compare what is read back; returns that.
 
-    Raises `ParameterError` when the parameter is unknown, the value not allowed (then nothing was sent), or the
-    instrument holds another value afterwards.
+    `heard` is told what was asked and what was read back, be it the same or not. Raises `ParameterError` when the
+    parameter is unknown, the value not allowed (then nothing was sent), or the instrument holds another value
+    afterwards.
     """
     parameter = parameter_named(driver, name)
     wanted = parameter.check(value)
     got = driver.set(name, wanted)
+    heard(parameter, wanted, got)
     if not parameter.agrees(wanted, got):
         raise ParameterError(f"parameter {name!r} was set to {wanted!r} and reads back {got!r}")
     return got

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 import structlog
 
 from scidaq.block import NS, Block, Reason, StreamSpec
+from scidaq.catalog import Setting
 from scidaq.clock import Clock
 from scidaq.errors import (
     InstrumentDisconnected,
@@ -42,6 +43,7 @@ from scidaq.instruments.state import SETTINGS, InstrumentStats, Sink, State, Sup
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+_TEXT_BYTES = SETTINGS.schema.channels[SETTINGS.schema.index("value")].max_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ class Supervisor:
         self._counting: tuple[Driver | None, dict[str, int]] = (None, {})
         """The driver that counts, and what those before it have counted; replaced as a whole."""
         self._settings_row: int | None = None
+        self._settings: Mapping[str, Setting] = {}
+        """The newest reading of each parameter; replaced as a whole."""
         self._blocks = self._rows = self._reads = self._last_row_ns = 0
         self._timeouts = self._errors = self._hangs = self._refused = 0
 
@@ -198,18 +202,29 @@ class Supervisor:
         """The instrument's parameters, none where it has none."""
         return self.call(lambda driver: driver.parameters() if isinstance(driver, HasParameters) else ())
 
+    def settings(self) -> Mapping[str, Setting]:
+        """What each parameter was when it was last read, by name, without asking the instrument."""
+        return self._settings
+
     def get(self, name: str) -> Value:
-        """Read a parameter from the instrument."""
-        return self.call(lambda driver: _configurable(driver).get(name))
+        """Read a parameter from the instrument; it becomes a row of the `settings` stream. Raises `ParameterError`."""
+
+        def act(driver: Driver) -> Value:
+            target = _configurable(driver)
+            got = target.get(name)
+            self._note_settings([(p, None, got) for p in target.parameters() if p.name == name])
+            return got
+
+        return self.call(act)
 
     def set(self, name: str, value: Value) -> Value:
         """Check, set and read back a parameter; it becomes a row of the `settings` stream. Raises `ParameterError`."""
 
+        def heard(parameter: Parameter, wanted: Value, got: Value) -> None:
+            self._note_settings([(parameter, wanted, got)])
+
         def act(driver: Driver) -> Value:
-            target = _configurable(driver)
-            got = set_parameter(target, name, value)
-            self._note_settings([(p, value, got) for p in target.parameters() if p.name == name])
-            return got
+            return set_parameter(_configurable(driver), name, value, heard)
 
         return self.call(act)
 
@@ -394,6 +409,7 @@ class Supervisor:
         specs = tuple(self._do(me, "arm", driver.arm))
         settings = self._read_settings(me, driver)
         with self._turn(me):
+            self._keep_settings(settings or (), self._clock.now_ns())  # whoever hears of the beginning may want them
             self._begin(me, specs, settings is not None)
         if settings:
             self._note_settings(settings)
@@ -573,23 +589,29 @@ class Supervisor:
         if self._settings_row is None or not rows:
             return
         now = self._clock.now_ns()
+        self._keep_settings(rows, now)
+        asked = [None if asked is None else _fitting(_exact(asked)) for _, asked, _ in rows]
+        values = [_fitting(_exact(got)) for _, _, got in rows]
         block = Block.of(
             SETTINGS.schema,
             {
                 "parameter": [p.name for p, _, _ in rows],
-                "asked": ["" if asked is None else str(asked) for _, asked, _ in rows],
-                "value": [str(got) for _, _, got in rows],
+                "asked": [one or "" for one in asked],
+                "value": [one or "" for one in values],
                 "unit": [p.unit for p, _, _ in rows],
             },
             stream=SETTINGS.name,
             first=self._settings_row,
             times=[now] * len(rows),
-            valid={"asked": [asked is not None for _, asked, _ in rows]},
+            valid={"asked": [one is not None for one in asked], "value": [one is not None for one in values]},
             arrived_ns=now,
         )
         with self._turn(self._generation):
             self._settings_row += len(rows)
             self._sink.accept(block)
+
+    def _keep_settings(self, rows: Sequence[tuple[Parameter, Value | None, Value]], now_ns: int) -> None:
+        self._settings = {**self._settings, **{p.name: Setting(_exact(got), p.unit, now_ns) for p, _, got in rows}}
 
 
 class _Turn:
@@ -608,6 +630,24 @@ class _Turn:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def _exact(value: Value) -> str:
+    """A value as text from which the same value can be made again."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def _fitting(text: str) -> str | None:
+    """A text that a row has room for; None, which is missing, for another: a part of it would be another setting."""
+    try:
+        fits = len(text.encode()) <= _TEXT_BYTES and not text.endswith("\0")
+    except UnicodeEncodeError:
+        return None
+    return text if fits else None
 
 
 def _configurable(driver: Driver) -> HasParameters:

@@ -5,5 +5,6 @@ the rows were written.
 """
 
 from scidaq.query.reader import Reader, StreamSummary
+from scidaq.query.settings import settings_at, snapshot_at
 
-__all__ = ["Reader", "StreamSummary"]
+__all__ = ["Reader", "StreamSummary", "settings_at", "snapshot_at"]

@@ -2,6 +2,6 @@
 
 from scidaq.station.plan import InstrumentPlan, StationPlan
 from scidaq.station.script import Recording, record
-from scidaq.station.station import Run, Station, StationStats
+from scidaq.station.station import Station, StationStats
 
-__all__ = ["InstrumentPlan", "Recording", "Run", "Station", "StationPlan", "StationStats", "record"]
+__all__ = ["InstrumentPlan", "Recording", "Station", "StationPlan", "StationStats", "record"]

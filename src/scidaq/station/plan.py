@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scidaq import pipeline, store
+from scidaq.catalog import NewRun
 from scidaq.instruments import Driver, SupervisionOptions
 from scidaq.store import Policy
 
@@ -40,3 +41,9 @@ class StationPlan:
     instruments: tuple[InstrumentPlan, ...] = ()
     storage: store.Options = field(default_factory=store.Options)
     pipeline: pipeline.Options = field(default_factory=pipeline.Options)
+    run: NewRun | None = None
+    """A run for the length of the recording; one of this name that a kill has interrupted goes on."""
+    version: str = ""
+    """Of scidaq, as the facts are to say it."""
+    config_hash: str = ""
+    """Of the configuration that the plan was made from; empty where it came from none."""

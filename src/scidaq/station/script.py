@@ -45,7 +45,6 @@ from scidaq.block import (
 from scidaq.catalog import Fact, register_kind
 from scidaq.clock import STEP_NS, Clock, SystemClock
 from scidaq.errors import DiskStalled, RequestError, StationBusy, StoreError, WriteFailed
-from scidaq.instruments import Supervision
 from scidaq.pipeline import Intake, Ring
 from scidaq.station.plan import StationPlan
 from scidaq.station.rows import (
@@ -156,7 +155,7 @@ class _Hand(Station):
         """It is the script's, and stays as it is."""
 
     def _open_instruments(self, stack: ExitStack) -> None:
-        self._supervision = stack.enter_context(Supervision(self._clock))
+        stack.enter_context(self._supervision)
 
     def feed(self, stream: str) -> tuple[_Tail, Intake]:
         """The ring and the intake of a stream."""

@@ -7,21 +7,31 @@ import errno
 import gc
 import sys
 import threading
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
 import structlog
 
 from scidaq.block import StreamSpec
-from scidaq.catalog import Catalog, FactsLog, register_kind, set_aside
+from scidaq.catalog import (
+    ARMED,
+    Catalog,
+    FactsLog,
+    InstrumentState,
+    Run,
+    RunKeeper,
+    Snapshot,
+    covered,
+    set_aside,
+)
 from scidaq.clock import STEP_NS, Clock, SystemClock
-from scidaq.errors import CatalogDamaged, CatalogError, RequestError, WriteFailed
+from scidaq.errors import CatalogDamaged, CatalogError, ScidaqError, WriteFailed
 from scidaq.instruments import InstrumentStats, Supervision
 from scidaq.pipeline import Door, Intake, IntakeStats, Ring, RingStats
+from scidaq.query import Reader, snapshot_at
 from scidaq.station.plan import InstrumentPlan, StationPlan
 from scidaq.stats import field_of
 from scidaq.store import (
@@ -49,11 +59,9 @@ from scidaq.store import (
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-ARMED = register_kind("instrument.armed", "An instrument delivers: its identity and its streams, when either is new.")
-RUN_STARTED = register_kind("run.started", "A run began: its id, name and metadata.")
-RUN_STOPPED = register_kind("run.stopped", "A run ended.")
-
 CLOCK_WATCH_S = 1.0
+MOST_SETTINGS = 1000
+"""Settings of an instrument in the fact that it was armed: a fact has not room for any number of them."""
 MIN_RING_BYTES = 4 << 20
 SPACE_TO_START = 1 << 20
 CLOSE_S = 60.0
@@ -77,15 +85,6 @@ class StationStats:
     clock_steps: int = field_of("1", "Steps of the wall clock that began new epochs.")
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A named time window, being recorded."""
-
-    id: str
-    name: str
-    started_ns: int
-
-
 class Station:
     """One data directory and the process that owns it. A context manager: inside, it records.
 
@@ -103,9 +102,10 @@ class Station:
         self._rings: dict[str, Ring] = {}
         self._doors: dict[str, Door] = {}
         self._armed: dict[str, Any] = {}
-        self._runs: dict[str, Run] = {}
         self._stands: dict[str, Stand] = {}
         self._stop = threading.Event()
+        self._seen: Snapshot | None = None
+        """The instruments as they were when the station began to stop."""
         self._clock_steps = 0
         self._recording, self._ended = False, True
         self._made_again = False
@@ -154,13 +154,23 @@ class Station:
         stack.callback(self._note_end)
         self._open_recorder(stack)
         self._started_ns = clock.now_ns()
-        self._facts.append(STARTED, {"name": self._station.name, "quarantined": len(self.recovered.quarantined)})
+        self._facts.append(STARTED, self._said | {"quarantined": len(self.recovered.quarantined)})
         self._recording = True
+        self._supervision, self._seen = Supervision(clock), None
+        self._open_runs()
         watch = threading.Thread(target=self._watch_clock, name="clock-watch", daemon=True)
         watch.start()
         stack.callback(watch.join)
         stack.callback(self._stop.set)
+        stack.callback(self._end_runs)  # when the instruments have stopped: what they delivered last belongs to them
         self._open_instruments(stack)
+        stack.callback(self._look_at_instruments)
+
+    @property
+    def _said(self) -> dict[str, str]:
+        """What a start says of the station."""
+        said = {"name": self._station.name, "version": self.plan.version, "config_hash": self.plan.config_hash}
+        return {key: value for key, value in said.items() if value}
 
     def _prepare_process(self) -> None:
         """The process is the station's own."""
@@ -271,7 +281,7 @@ class Station:
         return True
 
     def _open_instruments(self, stack: ExitStack) -> None:
-        self._supervision = stack.enter_context(Supervision(self._clock))
+        stack.enter_context(self._supervision)
         if not self.plan.instruments:
             log.warning("no instrument is configured, so nothing will be recorded")
         for one in self.plan.instruments:
@@ -325,45 +335,77 @@ class Station:
         if self._armed.get(instrument.id) == said:
             return
         try:
-            self._facts.append(ARMED, {"instrument": instrument.id, "driver": instrument.driver, **said})
+            settings = list(supervisor.settings().items())[:MOST_SETTINGS] if supervisor is not None else []
+            instrument_is = {"instrument": instrument.id, "driver": instrument.driver}
+            fact = self._facts.append(
+                ARMED, instrument_is | said | {"settings": {name: asdict(one) for name, one in settings}}
+            )
         except WriteFailed as error:  # its rows matter more; it is noted when the instrument is armed next
             log.error(
                 "what an instrument said of itself could not be noted", instrument=instrument.id, error=str(error)
             )
         else:
             self._armed[instrument.id] = said
+            self._keeper.heard(fact)
 
     # ---- runs ----
 
-    def start_run(self, name: str, metadata: Mapping[str, Any] | None = None) -> Run:
-        """Begin a run: streams of policy `runs` are recorded, from their pre-trigger on. Durable on return."""
-        run = Run(str(uuid.uuid4()), name, self._clock.now_ns())
-        self._facts.append(RUN_STARTED, {"run": run.id, "name": name, "metadata": dict(metadata or {})})
-        with self._lock:
-            self._runs[run.id] = run
-        self._recorder.set_recording(True)
-        return run
+    @property
+    def runs(self) -> RunKeeper:
+        """The verbs on runs, holds and notes, from any thread: while the station is open."""
+        return self._keeper
 
-    def stop_run(self, run_id: str) -> None:
-        """End a run; durable on return.
+    def _open_runs(self) -> None:
+        """End what a kill has interrupted, and begin the run that is asked for, before anything is delivered."""
+        self._keeper = RunKeeper(
+            self._facts,
+            self._clock,
+            live=True,
+            version=self.plan.version,
+            config_hash=self.plan.config_hash,
+            snapshot=self.snapshot,
+            snapshot_at=self._snapshot_at,
+            newest_ns=self._newest_ns,
+            told=self._follow_runs,
+        )
+        self._keeper.take_up(self.plan.run)
 
-        Raises `RequestError` when there is none of this id, and `WriteFailed` when the disk refuses to note its end:
-        then it goes on, and may be ended again.
-        """
-        with self._lock:
-            run = self._runs.pop(run_id, None)
-        if run is None:
-            raise RequestError(f"no run {run_id!r} is under way")
+    def _follow_runs(self, wanted: Sequence[tuple[str, ...]]) -> None:
+        """Record the streams of policy `runs` that belong to a run that is under way."""
+        self._recorder.set_recording(lambda stream: any(covered(streams, stream) for streams in wanted))
+
+    def _newest_ns(self, run: Run) -> int | None:
+        """Time of the newest row that recovery found of a run's streams."""
+        found = [stand.book.last_ns for stream, stand in self._stands.items() if run.covers(stream)]
+        return max((ns for ns in found if ns >= 0), default=None)
+
+    def _end_runs(self) -> None:
         try:
-            self._facts.append(RUN_STOPPED, {"run": run.id, "name": run.name})
-        except WriteFailed:
-            with self._lock:
-                self._runs[run.id] = run
-            raise
-        with self._lock:
-            others = bool(self._runs)
-        if not others:
-            self._recorder.set_recording(False)
+            self._keeper.station_stops()
+        except WriteFailed as error:  # the next start ends them, with their newest row
+            log.error("the end of a run could not be noted", error=str(error))
+
+    def snapshot(self) -> Snapshot:
+        """Every instrument with the settings that were read of it last, from any thread; none is asked."""
+        if self._seen is not None:
+            return self._seen
+        t_ns, supervisors = self._clock.now_ns(), self._supervision.instruments
+        instruments = {one.id: InstrumentState(one.driver, "", "connecting") for one in self.plan.instruments}
+        for name, one in supervisors.items():
+            instruments[name] = InstrumentState(one.driver_name, one.stats().identity, one.state.value, one.settings())
+        return Snapshot(t_ns, instruments)
+
+    def _look_at_instruments(self) -> None:
+        """Before they stop."""
+        self._seen = self.snapshot()
+
+    def _snapshot_at(self, t_ns: int) -> Snapshot | None:
+        """What the settings streams say of a time in the past; None when they cannot be read."""
+        try:
+            return snapshot_at(Reader(self.plan.data_dir, self._files), t_ns)
+        except (ScidaqError, OSError) as error:
+            log.warning("the settings of a time in the past cannot be read", t_ns=t_ns, error=str(error))
+            return None
 
     # ---- watching ----
 

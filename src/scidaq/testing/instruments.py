@@ -59,6 +59,8 @@ class FakeInstrument:
     deaf_to_close: bool = True
     """Whether `close` fails to end a verb that hangs."""
     values: dict[str, Value] = field(default_factory=lambda: {"level": 1.0})
+    stuck: Value | None = None
+    """What it holds instead of what is set, if anything."""
     calls: list[str] = field(default_factory=list)
     """The verbs in the order in which they were called, over all connections."""
 
@@ -135,5 +137,5 @@ class FakeDriver:
 
     def set(self, name: str, value: Value) -> Value:
         self._verb("set")
-        self._instrument.values[name] = value
+        self._instrument.values[name] = value if self._instrument.stuck is None else self._instrument.stuck
         return self.get(name)
