@@ -26,7 +26,7 @@ from scidaq.instruments.scpi import (
     ScpiParameter,
     ScpiStream,
 )
-from scidaq.instruments.simulators import Multimeter, Trouble
+from scidaq.instruments.simulators import Multimeter, Oscilloscope, Signal, Trouble
 from scidaq.instruments.state import SETTINGS, InstrumentStats, Sink, State, SupervisionOptions
 from scidaq.instruments.supervision import Supervision
 from scidaq.instruments.supervisor import Supervisor
@@ -46,6 +46,7 @@ __all__ = [
     "Identity",
     "InstrumentStats",
     "Multimeter",
+    "Oscilloscope",
     "Parameter",
     "ScpiChannel",
     "ScpiClient",
@@ -54,6 +55,7 @@ __all__ = [
     "ScpiOptions",
     "ScpiParameter",
     "ScpiStream",
+    "Signal",
     "Sink",
     "State",
     "Supervision",

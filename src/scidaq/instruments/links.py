@@ -284,11 +284,15 @@ class Link:
         self.in_step = was
         return line.removesuffix(b"\r")
 
-    def query_block(self, message: bytes, make: Callable[[int], memoryview]) -> memoryview:
+    def query_block(
+        self, message: bytes, make: Callable[[int], memoryview], *, size: int | None = None, headed: bool = False
+    ) -> memoryview:
         """Send a message, and receive the block of bytes that answers it straight into a buffer.
 
         `make(size)` gives a buffer of that many bytes or more, or raises `GarbledReply` for a size that cannot be; the
-        part that was filled is returned. An indefinite block ends with the line. Raises as `query` does.
+        part that was filled is returned. An indefinite block has the `size` that is expected; without one it ends with
+        the line, which bytes that happen to be a line feed end too. Where replies are `headed`, what stands before the
+        block is skipped. Raises as `query` does.
         """
         if self._rest:
             self.check_quiet()
@@ -296,9 +300,13 @@ class Link:
             self._send(message + self._terminator)
             # A small piece: all that it holds of the data must be copied.
             data = self._receive(_SMALL)
+            while headed and b"#" not in data and b"\n" not in data and len(data) < _LINE:
+                data += self._receive(_SMALL)
+            if headed:
+                data = data[max(0, data.find(b"#")) :]
             while (header := block_header(data)) is None:
                 data += self._receive(_SMALL)
-            return self._block(data, header, make)
+            return self._block(data, header if header.size is not None else BlockHeader(header.start, size), make)
         except (InstrumentTimeout, GarbledReply):
             self.in_step = False
             raise

@@ -17,7 +17,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from types import TracebackType
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -206,6 +207,8 @@ class ScpiOptions:
     """How long a connection may take."""
     check_errors: Annotated[int, Ge(0)] = 0
     """Ask for its error queue after the commands of `init` and after every so many polls; 0 is never."""
+    error_query: str = "SYST:ERR?"
+    """How to ask for it, one entry at a time."""
 
 
 @dataclass(slots=True)
@@ -218,6 +221,8 @@ class ScpiCounts:
     timeouts: int = 0
     garbled: int = 0
     """Replies that made no sense."""
+    undefined: int = 0
+    """Whole numbers or switches for which it answered that there is no number."""
     resyncs: int = 0
     device_errors: Counter[int] = field(default_factory=Counter)
     """Entries of the instrument's own error queue, by code."""
@@ -259,13 +264,59 @@ class _Memory:
 class ScpiClient:
     """Questions and answers with one instrument: what the driver polls with, and programs may use alone."""
 
-    def __init__(self, link: Link, *, headers: bool = False) -> None:
+    def __init__(self, link: Link, *, headers: bool = False, error_query: str = "SYST:ERR?") -> None:
         self.link = link
+        self._headers, self._error_query = headers, error_query.encode()
         self.query: Callable[[bytes], bytes] = self._query_with_header if headers else link.query
         """Send a query (without its end) and return the reply; raises as `Link.query` does."""
         self.write = link.write
         self._idn = b""
         self._memory = _Memory()
+
+    @classmethod
+    def open(cls, address: str, *, timeout_s: float = 2.0, terminator: str = "\n", headers: bool = False) -> Self:
+        """Connect to `host:port` and ask who is there; a context manager.
+
+        Raises `ValueError` for the address, or a leaf of `InstrumentError`.
+        """
+        client = cls(tcp(*parse_address(address), timeout_s, timeout_s, terminator.encode()), headers=headers)
+        try:
+            client.identify()
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection. Idempotent, from any thread."""
+        self.link.close()
+
+    def ask(self, query: str) -> str:
+        """A reply as text, a string without its quotes. After a query that went wrong it gets in step first."""
+        reply = self._in_step().query(query.encode())
+        try:
+            return scpi.string(reply)
+        except GarbledReply:  # several strings, or half of one
+            return reply.decode("latin-1")
+
+    def number(self, query: str) -> float:
+        """A reply as a number. Raises `GarbledReply` for anything else."""
+        return scpi.number(self._in_step().query(query.encode()))
+
+    def tell(self, command: str) -> None:
+        """Send a command, which has no reply."""
+        self.write(command.encode())
+
+    def _in_step(self) -> ScpiClient:
+        if not self.link.in_step:
+            self.resync()
+        return self
 
     def _query_with_header(self, query: bytes) -> bytes:
         reply = self.link.query(query)
@@ -278,6 +329,8 @@ class ScpiClient:
         reply = self.link.query(b"*IDN?").strip()
         if not reply:
             raise GarbledReply("*IDN? was answered with nothing")
+        if reply.upper() == b"*IDN?":
+            raise GarbledReply("*IDN? was answered with itself: it echoes; use its port for programs, usually 5025")
         self._idn = reply
         text = reply.decode("latin-1").removeprefix("*IDN ")  # where headers are on
         fields = [part.strip() for part in text.split(",", 3)]
@@ -298,14 +351,15 @@ class ScpiClient:
             held.append(self._memory.array(size))
             return held[-1].data
 
-        size = len(self.link.query_block(query, make))
+        expected = None if count is None else count * block.dtype.itemsize
+        size = len(self.link.query_block(query, make, size=expected, headed=self._headers))
         return block.native(held[-1][:size].view(block.dtype))
 
     def errors(self) -> list[scpi.DeviceError]:
         """Empty the instrument's error queue."""
         found: list[scpi.DeviceError] = []
         while len(found) < MAX_ERRORS:
-            error = scpi.device_error(self.query(b"SYST:ERR?"))
+            error = scpi.device_error(self.query(self._error_query))
             if error.code == 0:
                 break
             found.append(error)
@@ -322,7 +376,7 @@ class ScpiClient:
 # ---- a stream, ready to be polled -----------------------------------------------------------------------------------
 
 Parse = Callable[[Any], Any]
-_PARSERS: dict[str, Parse] = {"float64": scpi.number, "float32": scpi.number, "bool": scpi.boolean}
+"""Makes a value, or None where the instrument says that there is none."""
 
 
 def _parser(c: ScpiChannel) -> Parse:
@@ -331,7 +385,13 @@ def _parser(c: ScpiChannel) -> Parse:
         return partial(_shaped, shape=c.shape)
     if c.dtype == "text":
         return partial(_text, max_bytes=c.max_bytes)
-    one = _PARSERS.get(c.dtype) or partial(_integer, limits=np.iinfo(c.dtype))
+    one: Parse
+    if c.dtype in ("float64", "float32"):
+        one = scpi.number
+    elif c.dtype == "bool":
+        one = partial(_defined, one=scpi.boolean)
+    else:
+        one = partial(_defined, one=partial(_integer, limits=np.iinfo(c.dtype)))
     if not c.shape:
         return one
     return partial(_list, one=one, count=int(np.prod(c.shape)), shape=c.shape, dtype=np.dtype(c.dtype))
@@ -340,6 +400,8 @@ def _parser(c: ScpiChannel) -> Parse:
 def _shaped(array: Array, shape: tuple[int, ...]) -> Array:
     if array.size != np.prod(shape):
         raise GarbledReply(f"a block of {array.size} numbers, where the shape is {shape}")
+    if array.dtype.kind == "f":
+        scpi.special_values(array)
     return array.reshape(shape)
 
 
@@ -350,6 +412,16 @@ def _text(data: bytes, max_bytes: int) -> bytes:
     return encoded
 
 
+def _defined(data: bytes, one: Parse) -> Any:
+    """None for SCPI's not-a-number: a float can be NaN, a whole number or a switch cannot."""
+    try:
+        return one(data)
+    except GarbledReply:
+        if scpi.is_nan(data):
+            return None
+        raise
+
+
 def _integer(data: bytes, limits: np.iinfo[Any]) -> int:
     value = scpi.integer(data)
     if not limits.min <= value <= limits.max:
@@ -357,11 +429,12 @@ def _integer(data: bytes, limits: np.iinfo[Any]) -> int:
     return value
 
 
-def _list(data: bytes, one: Parse, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def _list(data: bytes, one: Parse, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
     items = scpi.split(data)
     if len(items) != count:
         raise GarbledReply(f"{len(items)} numbers, where {count} belong")
-    return np.array([one(item) for item in items], dtype).reshape(shape)
+    values = [one(item) for item in items]
+    return None if None in values else np.array(values, dtype).reshape(shape)
 
 
 class _Group:
@@ -624,7 +697,10 @@ class ScpiDriver:
         declared = self._declared(name)
         reply = self._ask(declared.get)
         if declared.dtype == "text":
-            return scpi.string(reply)
+            text = scpi.string(reply)
+            # Whatever the case and the form in which it says one of the words that there are.
+            same = (str(c) for c in declared.choices if scpi.same_word(str(c), text))
+            return text if text in declared.choices else next(same, text)
         if declared.dtype == "bool":
             return scpi.boolean(reply)
         return scpi.integer(reply) if declared.dtype == "int64" else scpi.number(reply)
@@ -659,6 +735,7 @@ class ScpiDriver:
             "missing_values": c.missing,
             "reply_timeouts": c.timeouts,
             "garbled_replies": c.garbled,
+            "undefined_values": c.undefined,
             "resyncs": c.resyncs,
             "device_errors": sum(tuple(c.device_errors.values())),
         }
@@ -676,7 +753,7 @@ class ScpiDriver:
             if self._closed.is_set():  # while it was being connected
                 link.close()
                 raise InstrumentDisconnected(f"{self._o.address} is closed")
-            self._client = ScpiClient(link, headers=o.headers)
+            self._client = ScpiClient(link, headers=o.headers, error_query=o.error_query)
         return self._client
 
     def _open(self) -> ScpiClient:
@@ -701,7 +778,7 @@ class ScpiDriver:
     def _row(self, client: ScpiClient, poll: _Poll) -> list[Any]:
         """Ask all queries of a stream once; what cannot be had is missing."""
         counts, row = self.counts, [None] * len(poll.blanks)
-        timeouts, garbled = counts.timeouts, counts.garbled
+        timeouts, garbled, undefined = counts.timeouts, counts.garbled, counts.undefined
         if poll.combined is not None:
             self._take_combined(client, poll, row)
         else:
@@ -710,7 +787,7 @@ class ScpiDriver:
                 if counts.timeouts - timeouts == MAX_TIMEOUTS:
                     break
         counts.polls += 1
-        if counts.timeouts != timeouts or counts.garbled != garbled:
+        if counts.timeouts != timeouts or counts.garbled != garbled or counts.undefined != undefined:
             counts.missing += poll.fill(row)
         every = self._o.check_errors
         if every and counts.polls % every == 0:
@@ -733,7 +810,9 @@ class ScpiDriver:
             else:
                 reply = client.query(group.query)
             if group.only is not None:
-                row[group.at] = group.only(reply)
+                value = row[group.at] = group.only(reply)
+                if value is None:
+                    self.counts.undefined += 1
             else:
                 self._spread(group, reply, row)
         except (InstrumentTimeout, GarbledReply) as error:
@@ -748,7 +827,9 @@ class ScpiDriver:
                 problem = GarbledReply(f"{len(items)} items, where number {index} is asked for")
                 continue
             try:
-                row[i] = parse(reply if index is None else items[index])
+                value = row[i] = parse(reply if index is None else items[index])
+                if value is None:
+                    self.counts.undefined += 1
             except GarbledReply as error:
                 problem = error
         if problem is not None:
@@ -786,7 +867,7 @@ class ScpiDriver:
         try:
             errors = client.errors()
         except (InstrumentTimeout, GarbledReply) as error:
-            self._unheard(client, b"SYST:ERR?", error)
+            self._unheard(client, self._o.error_query.encode(), error)
             return
         for code, message in errors:
             if not self.counts.device_errors[code]:

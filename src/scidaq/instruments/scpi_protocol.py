@@ -55,6 +55,14 @@ def number(data: bytes) -> float:
     return math.inf if value > 0 else -math.inf
 
 
+def is_nan(data: bytes) -> bool:
+    """Whether it is what an instrument sends where it has no number."""
+    try:
+        return math.isnan(number(data))
+    except GarbledReply:
+        return False
+
+
 def integer(data: bytes) -> int:
     """A whole number: decimal (also written with a point or an exponent), or `#H`, `#Q`, `#B`."""
     text = data.strip()
@@ -99,6 +107,25 @@ def string(data: bytes) -> str:
         return text.decode("latin-1")
 
 
+def same_word(one: str, other: str) -> bool:
+    """Whether two words are spellings of one keyword: in any case, `POSITIVE` or `POS`, `CHANNEL1` or `CHAN1`.
+
+    The short form is the first four letters, or three where the fourth is a vowel (SCPI-1999.0, volume 1, 6.2.1).
+    """
+    (a, number_a), (b, number_b) = (_word(word) for word in (one, other))
+    return number_a == number_b and (a == b or a == _short(b) or _short(a) == b)
+
+
+def _word(text: str) -> tuple[str, str]:
+    letters = text.strip().upper()
+    stem = letters.rstrip("0123456789")
+    return stem, letters[len(stem) :]
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= 4 else word[: 3 if word[3] in "AEIOU" else 4]
+
+
 def split(data: bytes, by: bytes = b",") -> list[bytes]:
     """The items of a list; separators inside quotes do not count. Raises when a quote is left open."""
     if b'"' not in data and b"'" not in data:
@@ -127,6 +154,16 @@ def without_header(data: bytes) -> bytes:
 def numbers(data: bytes) -> npt.NDArray[np.float64]:
     """A list of decimal numbers as float64."""
     return np.array([number(item) for item in data.split(b",")], np.float64)
+
+
+def special_values(values: npt.NDArray[np.floating]) -> None:
+    """Put NaN and infinities where a block of numbers holds what SCPI sends for them."""
+    kind = values.dtype.type
+    large = np.abs(values) >= kind(INFINITY)
+    if large.any():
+        found = values[large]
+        found[found == kind(NOT_A_NUMBER)] = np.nan
+        values[large] = np.where(np.isnan(found), np.nan, np.copysign(np.inf, found))
 
 
 # ---- blocks of bytes (IEEE 488.2, 8.7.9 and 8.7.10) -----------------------------------------------------------------

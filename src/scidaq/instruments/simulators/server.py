@@ -1,22 +1,31 @@
-"""A multimeter that is not there: a SCPI server on loopback, with faults to switch on. For demonstrations and tests."""
+"""What simulated instruments have in common: the socket, the command tree, the error queue, the faults.
+
+Messages are taken as SCPI-1999.0 says (volume 1, 6.2: short and long forms, optional nodes, a header behind a semicolon
+begins where the one before ended, unless it begins with a colon). What an instrument makes of them is its own.
+"""
 
 from __future__ import annotations
 
-import random
+import re
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 from types import TracebackType
 from typing import Self
 
-import numpy as np
+from scidaq.errors import GarbledReply
+from scidaq.instruments.scpi_protocol import split
 
-MAX_POINTS = 1 << 24
-_RANGES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+Act = Callable[[bytes], bytes | None]
+"""What a command does with its argument; a query returns its reply, None where it has none."""
+QUEUE = 20
+"""Entries of the error queue; the last one says that there were more."""
 _PIECE = 65_536
+_NODE = re.compile(r"(\[?):?([*A-Za-z]+\d*)\]?")
 
 
 class Trouble(StrEnum):
@@ -34,6 +43,10 @@ class Trouble(StrEnum):
     """The reply comes `seconds` later."""
     FLOOD = "flood"
     """The reply comes a thousand times."""
+    SHORT_BLOCK = "short block"
+    """A block that is whole, of half the bytes; other replies are as they should be."""
+    BROKEN_BLOCK = "broken block"
+    """A block whose header lies: it announces more bytes than come before the end of the line."""
 
 
 @dataclass(slots=True)
@@ -44,52 +57,33 @@ class _Armed:
     only: bytes
 
 
-class Multimeter:
-    """A simulated digital multimeter with an output, at `address` while it is entered. Several clients may connect.
+class SimulatedInstrument:
+    """A SCPI instrument at `address` while it is entered. Several clients may connect; they see one instrument."""
 
-    Readings are drawn from a seed: about 1.5 V, 20 mA, 1 kOhm and 23.5 Cel with a little noise.
-    """
-
-    def __init__(self, seed: int = 0, *, port: int = 0, identity: str = "scidaq,Multimeter,0001,1.0") -> None:
+    def __init__(self, identity: str, commands: Mapping[str, Act], port: int = 0) -> None:
+        """`commands` by header, as `MEASure:VOLTage[:DC]?`: capitals are the short form, brackets may be left out."""
         self.identity = identity
         """What `*IDN?` is answered with."""
         self.delay_s = 0.0
         """How long each reply takes."""
         self.queries = 0
-        """How many queries came in."""
-        self.output = False
-        self.range_v = 10.0
-        self._random = random.Random(seed)
-        self._trace = np.random.default_rng(seed).standard_normal(4096).astype("<f4")
-        self._blocks: dict[int, bytes] = {}
-        self._errors: deque[str] = deque(maxlen=20)
+        """How many messages with an answer came in."""
+        self._errors: deque[str] = deque()
         self._troubles: deque[_Armed] = deque()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._port = port
         self._server: socket.socket | None = None
         self._clients: dict[socket.socket, threading.Thread] = {}
-        self._answers: dict[bytes, Callable[[bytes], bytes | None]] = {
-            b"*IDN?": lambda _: self.identity.encode(),
-            b"*RST": self._reset,
-            b"*CLS": self._clear,
-            b"*OPC?": lambda _: b"1",
-            b"SYST:ERR?": self._error,
-            b"MEAS:VOLT:DC?": lambda _: self._reading(1.5, 1e-4),
-            b"MEAS:CURR:DC?": lambda _: self._reading(0.02, 1e-6),
-            b"MEAS:RES?": lambda _: self._reading(1000.0, 0.1),
-            b"MEAS:TEMP?": lambda _: self._reading(23.5, 0.01),
-            b"CONF:VOLT:DC": lambda _: None,
-            b"CONF:CURR:DC": lambda _: None,
-            b"CONF:RES": lambda _: None,
-            b"CONF:TEMP": lambda _: None,
-            b"VOLT:RANG": self._set_range,
-            b"VOLT:RANG?": lambda _: b"%+.8E" % self.range_v,
-            b"OUTP": self._set_output,
-            b"OUTP?": lambda _: b"%d" % self.output,
-            b"FETC:ARR?": self._array,
-            b"TRAC:DATA?": self._array,
+        common: dict[str, Act] = {
+            "*IDN?": lambda _: self.identity.encode(),
+            "*CLS": self._clear,
+            "*OPC?": lambda _: b"1",
+            "*WAI": lambda _: None,
+            "SYSTem:ERRor[:NEXT]?": lambda _: self._error(),
         }
+        # Every spelling is an entry of its own, so that the way of a query is one look-up.
+        self._acts = {form: act for header, act in (common | dict(commands)).items() for form in spellings(header)}
 
     # ---- life ----
 
@@ -98,7 +92,7 @@ class Multimeter:
         self._server = socket.create_server(("127.0.0.1", self._port))
         self._port = self._server.getsockname()[1]
         self._acceptor = threading.Thread(
-            target=self._accept, args=(self._server,), name="scidaq-multimeter", daemon=True
+            target=self._accept, args=(self._server,), name="scidaq-simulator", daemon=True
         )
         self._acceptor.start()
         return self
@@ -143,7 +137,7 @@ class Multimeter:
             except OSError:
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            thread = threading.Thread(target=self._serve, args=(client,), name="scidaq-multimeter", daemon=True)
+            thread = threading.Thread(target=self._serve, args=(client,), name="scidaq-simulator", daemon=True)
             with self._lock:
                 self._clients[client] = thread
             thread.start()
@@ -165,20 +159,19 @@ class Multimeter:
 
     def _handle(self, client: socket.socket, line: bytes) -> bool:
         """Do what a message says; False to end the connection."""
-        replies = [r for r in map(self.answer, line.split(b";")) if r is not None]
-        if not replies:
+        reply = self.answer(line) if b";" not in line else self._answers(line)
+        if reply is None:
             return True
         self.queries += 1
-        reply = b";".join(replies) + b"\n"
         if self.delay_s:
             self._stopping.wait(self.delay_s)
         if self._troubles:
             return self._send(client, line, reply)
-        client.sendall(reply)
+        client.sendall(reply + b"\n")
         return True
 
-    def _send(self, client: socket.socket, line: bytes, reply: bytes) -> bool:
-        armed = self._next_trouble(line)
+    def _send(self, client: socket.socket, line: bytes, content: bytes) -> bool:
+        armed, reply = self._next_trouble(line), content + b"\n"
         match armed and armed.trouble:
             case Trouble.SILENCE:
                 return True
@@ -192,6 +185,12 @@ class Multimeter:
                 self._stopping.wait(armed.seconds if armed else 0.0)
             case Trouble.FLOOD:
                 reply *= 1000
+            case Trouble.SHORT_BLOCK if content[:1] == b"#":
+                data = content[2 + int(content[1:2]) :]
+                reply = block(data[: len(data) // 2]) + b"\n"
+            case Trouble.BROKEN_BLOCK if content[:1] == b"#":
+                at = 2 + int(content[1:2])
+                reply = content[:at] + content[at : at + (len(content) - at) // 2] + b"\n"
         client.sendall(reply)
         return True
 
@@ -210,59 +209,62 @@ class Multimeter:
     def answer(self, message: bytes) -> bytes | None:
         """The reply to one command or query, None where there is none. Unknown ones go to the error queue."""
         header, _, argument = message.strip().removeprefix(b":").partition(b" ")
-        act = self._answers.get(header) or self._answers.get(header.upper())
+        act = self._acts.get(header) or self._acts.get(header.upper())
         if act is None:
             if header:
-                self._errors.append('-113,"Undefined header"')
+                self.fault(-113, "Undefined header")
             return None
         return act(argument.strip())
 
-    def _reading(self, value: float, noise: float) -> bytes:
-        return b"%+.8E" % self._random.gauss(value, noise)
+    def _answers(self, line: bytes) -> bytes | None:
+        """The replies to all parts of a message, joined as they are sent."""
+        try:
+            parts = split(line, b";")
+        except GarbledReply:
+            return self.fault(-151, "Invalid string data")
+        replies, path = [], b""
+        for part in map(bytes.strip, parts):
+            whole = part if part[:1] in (b":", b"*") else path + part
+            if part[:1] != b"*":
+                header = whole.partition(b" ")[0]
+                path = header[: header.rfind(b":") + 1]
+            if (reply := self.answer(whole)) is not None:
+                replies.append(reply)
+        return b";".join(replies) if replies else None
 
-    def _reset(self, _: bytes) -> None:
-        self.output, self.range_v = False, 10.0
+    def fault(self, code: int, text: str) -> bytes | None:
+        """Put an entry into the error queue; None, as the reply of a command that went wrong."""
+        if len(self._errors) >= QUEUE:
+            self._errors[-1] = '-350,"Queue overflow"'
+        else:
+            self._errors.append(f'{code},"{text}"')
+        return None
 
     def _clear(self, _: bytes) -> None:
         self._errors.clear()
 
-    def _error(self, _: bytes) -> bytes:
+    def _error(self) -> bytes:
         try:
             return self._errors.popleft().encode()
         except IndexError:
             return b'+0,"No error"'
 
-    def _set_range(self, argument: bytes) -> None:
-        try:
-            wanted = float(argument)
-        except ValueError:
-            self._errors.append('-104,"Data type error"')
-            return
-        if not 0 < wanted <= _RANGES[-1]:
-            self._errors.append('-222,"Data out of range"')
-            return
-        self.range_v = min(r for r in _RANGES if r >= wanted)
 
-    def _set_output(self, argument: bytes) -> None:
-        if argument.upper() not in (b"ON", b"OFF", b"1", b"0"):
-            self._errors.append('-224,"Illegal parameter value"')
-            return
-        self.output = argument.upper() in (b"ON", b"1")
+def spellings(header: str) -> Iterator[bytes]:
+    """All ways to write a header, in capitals: short and long forms, with and without optional nodes and a suffix 1."""
+    nodes: list[set[str]] = []
+    for bracket, name in _NODE.findall(header.removesuffix("?")):
+        forms = {name.upper(), "".join(c for c in name if not c.islower())}
+        forms |= {form[:-1] for form in forms if form.endswith("1")}
+        nodes.append(forms | {""} if bracket else forms)
+    for chosen in product(*nodes):
+        yield (":".join(filter(None, chosen)) + "?" * header.endswith("?")).encode()
 
-    def _array(self, argument: bytes) -> bytes | None:
-        if not argument.isdigit() or not 0 < int(argument) <= MAX_POINTS:
-            self._errors.append('-222,"Data out of range"')
-            return None
-        points = int(argument)
-        if points not in self._blocks:  # kept, so that a benchmark measures the way and not the making
-            data = self.points(points).tobytes()
-            size = b"%d" % len(data)
-            self._blocks = {points: b"#%d%s" % (len(size), size) + data}
-        return self._blocks[points]
 
-    def points(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        """What `FETC:ARR? count` sends, as float32."""
-        return np.resize(self._trace, count).astype(np.float32)
+def block(data: bytes) -> bytes:
+    """A definite length block (IEEE 488.2, 8.7.9)."""
+    size = b"%d" % len(data)
+    return b"#%d%s" % (len(size), size) + data
 
 
 def _end(connection: socket.socket) -> None:
