@@ -21,11 +21,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from scidaq.cli.demo import configuration
+from scidaq.cli.demo import simulated
 from scidaq.cli.recording import Rates, table
 from scidaq.clock import SystemClock
 from scidaq.config import Base, Override, load
-from scidaq.instruments import Multimeter
 from scidaq.station import Station
 
 PICTURE = Path(__file__).with_name("live-table.svg")
@@ -76,8 +75,8 @@ def record_and_be_killed(data_dir: Path) -> None:
 def draw(data_dir: Path) -> str:
     """Record into the same directory again; the table of that station as SVG."""
     clock, rates, never = SystemClock(), Rates(), threading.Event()
-    with Multimeter() as meter:
-        base = Base("demo", configuration(meter.address))
+    with simulated() as configuration:
+        base = Base("demo", configuration)
         here = Override("here", ("station", "data_dir"), str(data_dir))
         with Station(load([], [here], base=base).plan(clock), clock) as station:
             for pause_s in (SHOWN_AFTER_S, 10.0):

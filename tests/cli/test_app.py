@@ -370,7 +370,7 @@ def test_the_demo_records_everything_and_tells(tmp_path: Path) -> None:
     assert any(" fast/wave acquiring" in line for line in said)
     assert said[-1] == "look at it: scidaq streams --data-dir scidaq-demo"
     found = json.loads(scidaq("streams", "--json", "--data-dir", "scidaq-demo", cwd=tmp_path).stdout)
-    assert {one["stream"].partition("/")[0] for one in found} == {"dmm", "fast", "host", "slow"}
+    assert {one["stream"].partition("/")[0] for one in found} == {"dmm", "fast", "host", "scope", "slow"}
     rows, durable, gaps = (sum(one[key] for one in found) for key in ("rows", "durable_rows", "gap_rows"))
     assert rows == durable > 50_000
     assert f"scidaq-demo holds {rows} rows, {durable} durable, {gaps} in gaps, " in said[-2]

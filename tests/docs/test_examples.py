@@ -44,6 +44,35 @@ def test_the_laboratory_is_recorded_and_read_by_pyarrow_alone(tmp_path: Path) ->
         same(reader, tmp_path / "lab-data" / "streams" / stream, stream)
 
 
+@pytest.mark.slow
+def test_the_oscilloscope_is_recorded_with_its_settings(tmp_path: Path) -> None:
+    newcomer = Newcomer(tmp_path)
+    newcomer.do(Code("toml", (EXAMPLES / "scope.toml").read_text().replace("5026", "5025")))
+    said = newcomer.do(
+        Code(
+            "sh",
+            "python examples/oscilloscope.py 5025 & sleep 2\n"
+            "scidaq check --config lab.toml\n"
+            "scidaq serve --config lab.toml --for 2\n"
+            "kill $!\n"
+            "scidaq verify --config lab.toml\n"
+            "scidaq read scope/settings --config lab.toml\n",
+        )
+    )
+    assert "instrument scope (scpi): scidaq, Oscilloscope" in said
+    assert "all is well" in said
+    assert "trigger_slope" in said
+    reader = Reader(tmp_path / "scope-data")
+    traces = [item for item in reader.blocks("scope/traces") if isinstance(item, Block)]
+    assert traces
+    for block in traces:
+        volts = block.physical("ch2")
+        assert block.valid is None
+        assert abs(volts.min()) < 0.1
+        assert abs(volts.max() - 3.3) < 0.1
+        assert np.allclose(block.column("x_increment"), 2e-6)
+
+
 def same(reader: Reader, directory: Path, stream: str) -> None:
     """What pyarrow alone reads of a stream is what scidaq reads."""
     plain = read_stream.read(directory)

@@ -111,13 +111,12 @@ def everything(
 @app.command()
 def demo(seconds: Seconds = None, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
     """Record simulated instruments and this machine, and show how it goes."""
-    from scidaq.cli.demo import configuration
+    from scidaq.cli.demo import simulated
     from scidaq.cli.recording import report_end
     from scidaq.config import Base
-    from scidaq.instruments import Multimeter
 
-    with Multimeter() as meter:
-        loaded = _load(config, data_dir, Base("demo", configuration(meter.address)))
+    with simulated() as configuration:
+        loaded = _load(config, data_dir, Base("demo", configuration))
         stats = _record(loaded, seconds, f"recording into {loaded.station.data_dir}; Ctrl-C ends it", show=True)
     report_end(stats, loaded.station.data_dir)
 
