@@ -51,13 +51,24 @@ def cli_page() -> str:
         f"{root.epilog} Errors are one message on standard error; `--debug` before the verb adds where they come from.",
         table(("option", "meaning"), [*_options(root)]),
     ]
-    parts.append(table(("verb", "what it does"), [(f"[`{n}`](#{n})", c.help or "") for n, c in root.commands.items()]))
-    for name, command in root.commands.items():
+    verbs = dict(_verbs(root))
+    links = [(f"[`{n}`](#{n.replace(' ', '-')})", c.help or "") for n, c in verbs.items()]
+    parts.append(table(("verb", "what it does"), links))
+    for name, command in verbs.items():
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         usage = " ".join(["scidaq", name, *(str(a.metavar or a.name.upper()) for a in arguments), "[OPTIONS]"])
         rows = [(f"`{a.metavar or a.name.upper()}`", a.help or "") for a in arguments] + [*_options(command)]
         parts += [f"## {name}", command.help or "", f"`{usage}`", table(("option", "meaning"), rows)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _verbs(group: Any, around: str = "") -> Iterator[tuple[str, Any]]:
+    """Every verb by its words: those of a group have two."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _verbs(command, f"{around}{name} ")
+        else:
+            yield f"{around}{name}", command
 
 
 def _options(command: Any) -> Iterator[tuple[str, str]]:

@@ -28,10 +28,15 @@ WRITTEN = [
 TOUR = ROOT / "docs" / "tour.md"
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 ROOT_COMMAND: Any = typer.main.get_command(app)
-VERBS: dict[str, set[str]] = {
-    name: {option for one in command.params for option in one.opts} | {"-h", "--help"}
-    for name, command in ROOT_COMMAND.commands.items()
-}
+
+
+def options_of(command: Any) -> set[str]:
+    """The options of a verb; of a group, those of all its verbs."""
+    found = {option for one in command.params for option in one.opts} | {"-h", "--help"}
+    return found.union(*map(options_of, getattr(command, "commands", {}).values()))
+
+
+VERBS: dict[str, set[str]] = {name: options_of(command) for name, command in ROOT_COMMAND.commands.items()}
 
 
 def module_names() -> list[str]:

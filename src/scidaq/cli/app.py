@@ -228,6 +228,48 @@ def repair(
 
 # ---- configuration --------------------------------------------------------------------------------------------------
 
+configuration = typer.Typer(
+    name="config", help="Show the configuration: what is in force, what there is to set.", no_args_is_help=True
+)
+app.add_typer(configuration)
+
+
+@configuration.command("show")
+def config_show(
+    origin: Annotated[bool, typer.Option("--origin", help="With the place that each value comes from.")] = False,
+    as_json: AsJson = False,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Print all values in force, defaults included, as TOML; secrets are hidden."""
+    import json
+
+    from scidaq.config import as_json as for_programs
+    from scidaq.config import show
+
+    loaded = _load(config, data_dir)
+    for warning in loaded.warnings:
+        print(f"beware: {warning}", file=sys.stderr)
+    print(json.dumps(for_programs(loaded), indent=2) if as_json else show(loaded, origins=origin).rstrip("\n"))
+
+
+@configuration.command("default")
+def config_default() -> None:
+    """Print every setting with its meaning and its default, as a file to begin with."""
+    from scidaq.config import default_configuration
+
+    print(default_configuration(), end="")
+
+
+@configuration.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of a configuration file, for editors that check and complete TOML."""
+    import json
+
+    from scidaq.config import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
 
 def _load(files: list[Path] | None, data_dir: Path | None, base: Base | None = None) -> Config:
     from scidaq.config import Override, load

@@ -3,10 +3,13 @@
 Knows where values come from and how to say what is wrong with them; what an option means is its room's business.
 """
 
+from scidaq.config.default import default_configuration
 from scidaq.config.layers import Origin, Override
 from scidaq.config.loading import Base, load
 from scidaq.config.model import Config, Instrument, InstrumentOptions, LoggingOptions, StationOptions
 from scidaq.config.reference import reference
+from scidaq.config.schema import json_schema
+from scidaq.config.showing import as_json, show
 
 __all__ = [
     "Base",
@@ -17,6 +20,10 @@ __all__ = [
     "Origin",
     "Override",
     "StationOptions",
+    "as_json",
+    "default_configuration",
+    "json_schema",
     "load",
     "reference",
+    "show",
 ]

@@ -50,6 +50,16 @@ the environment (`SCIDAQ_..._FILE`); the end of its last line does not belong to
 name (`LoadCredential=<section>.<key>:...`) is taken when neither is given. Secrets are shown nowhere; `scidaq check`
 warns of a file with one that everybody on the machine may read.
 
+## What is in force, and what there is
+
+```sh
+scidaq config show --origin                   # every value in force, and where it was given
+scidaq config default > my.toml               # every setting with its meaning and its default, to begin with
+scidaq config schema > scidaq.schema.json     # for editors: `#:schema ./scidaq.schema.json` in the first line of a file
+```
+
+[`default.toml`](default.toml) is what the second of these prints.
+
 ## Is it right?
 
 `scidaq check` says whether all of it is right, and names every mistake at once:
