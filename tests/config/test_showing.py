@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from scidaq.cli.app import run
-from scidaq.cli.demo import configuration
+from scidaq.cli.demo import CONFIGURATION
 from scidaq.config import Config, as_json, default_configuration, json_schema, load, show
 from scidaq.config.showing import toml
 from scidaq.options import HIDDEN
@@ -23,6 +23,7 @@ from tests.config.test_secrets import CANARY, CLOUD, DRIVERS
 
 ROOT = Path(__file__).parents[2]
 Load = Callable[..., Config]
+DEMO = CONFIGURATION.replace("METER", "127.0.0.1:5025").replace("SCOPE", "127.0.0.1:5026")
 LAB = (ROOT / "examples" / "lab.toml").read_text()
 
 
@@ -34,7 +35,7 @@ def sections(config: Config) -> dict[str, Any]:
 # ---- values in force ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["", LAB, configuration("127.0.0.1:5025")])
+@pytest.mark.parametrize("text", ["", LAB, DEMO])
 def test_what_is_shown_is_the_same_when_it_is_loaded(tmp_path: Path, text: str) -> None:
     (tmp_path / "lab.toml").write_text(text)
     config = load([tmp_path / "lab.toml"], env={"SCIDAQ_CONFIG_PATH": str(tmp_path / "lab.toml")})
@@ -140,7 +141,7 @@ def validator() -> Any:
 
 
 @pytest.mark.parametrize(
-    "text", ["", LAB, configuration("h:1"), default_configuration(), "[monitoring]\nlog_level='info'"]
+    "text", ["", LAB, DEMO, default_configuration(), "[monitoring]\nlog_level='info'"]
 )
 def test_files_that_are_right_pass_the_schema(validator: Any, text: str) -> None:
     assert [e.message for e in validator.iter_errors(tomllib.loads(text))] == []
