@@ -46,6 +46,14 @@ class InvalidBlock(RequestError):
     """A block, channel or epoch that contradicts itself (a fault of the code that made it)."""
 
 
+class UnreadableFile(RequestError):
+    """A file of somebody else's cannot be read as what it seems to be; `where` names the line, column or byte."""
+
+    def __init__(self, path: Path | str, where: str, reason: str) -> None:
+        self.path, self.where, self.reason = Path(path), where, reason
+        super().__init__(f"{path}{', ' if where else ''}{where}: {reason}")
+
+
 # ---- the operator can mend it ---------------------------------------------------------------------------------------
 
 

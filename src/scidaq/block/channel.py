@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -147,7 +148,8 @@ class Schema:
         if not self.channels:
             raise InvalidBlock("a stream has at least one channel")
         names = [c.name for c in self.channels]
-        if twice := sorted({n for n in names if names.count(n) > 1}):
+        if len(set(names)) != len(names):
+            twice = sorted(n for n, count in Counter(names).items() if count > 1)
             raise InvalidBlock(f"two channels are named {', '.join(twice)}")
         if self.rate is not None and not 0 < self.rate <= 10 * NS:
             raise InvalidBlock(f"rate {self.rate} Hz is not above 0 and at most 10^10")

@@ -7,6 +7,7 @@ from scidaq.instruments.driver import (
     Driver,
     DriverFactory,
     HasCounts,
+    HasEnd,
     HasParameters,
     HasSafeState,
     Identity,
@@ -17,6 +18,7 @@ from scidaq.instruments.driver import (
 )
 from scidaq.instruments.finding import Drivers, find_drivers
 from scidaq.instruments.host import HostDriver, HostOptions
+from scidaq.instruments.replay import FORMATS, Reading, ReplayDriver, ReplayOptions, Table, guess, tables
 from scidaq.instruments.scpi import (
     ScpiChannel,
     ScpiClient,
@@ -33,12 +35,14 @@ from scidaq.instruments.supervisor import Supervisor
 from scidaq.instruments.waveform import Fault, Truth, WaveformDriver, WaveformOptions, expected
 
 __all__ = [
+    "FORMATS",
     "SETTINGS",
     "Driver",
     "DriverFactory",
     "Drivers",
     "Fault",
     "HasCounts",
+    "HasEnd",
     "HasParameters",
     "HasSafeState",
     "HostDriver",
@@ -48,6 +52,9 @@ __all__ = [
     "Multimeter",
     "Oscilloscope",
     "Parameter",
+    "Reading",
+    "ReplayDriver",
+    "ReplayOptions",
     "ScpiChannel",
     "ScpiClient",
     "ScpiCounts",
@@ -61,6 +68,7 @@ __all__ = [
     "Supervision",
     "SupervisionOptions",
     "Supervisor",
+    "Table",
     "Trouble",
     "Truth",
     "Value",
@@ -68,6 +76,8 @@ __all__ = [
     "WaveformOptions",
     "expected",
     "find_drivers",
+    "guess",
     "parameter_named",
     "set_parameter",
+    "tables",
 ]

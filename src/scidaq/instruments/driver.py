@@ -3,8 +3,8 @@
 Six verbs, called in this order by supervision, from one thread: `identity` (connects), `describe`, `arm`, `read` again
 and again, `disarm`, `close`. An instance is one connection: after `close` it is thrown away, a reconnect makes a new
 one. Only `close` may come from another thread, at any time. What an instrument can do beyond that is said by its type:
-`HasParameters`, `HasSafeState`, `HasCounts`. How to write one: `docs/instruments.md`; `scidaq.testing.DriverContract`
-checks it.
+`HasParameters`, `HasSafeState`, `HasCounts`, `HasEnd`. How to write one: `docs/instruments.md`;
+`scidaq.testing.DriverContract` checks it.
 """
 
 from __future__ import annotations
@@ -168,6 +168,14 @@ class HasCounts(Protocol):
 
     def counted(self) -> Mapping[str, int]:
         """Counts of this connection by name, which only grow. Called from any thread; returns at once."""
+
+
+@runtime_checkable
+class HasEnd(Protocol):
+    """A source that comes to an end: a recording that is played, a measurement of so many rows."""
+
+    def ended(self) -> bool:
+        """Whether everything has been delivered: that nothing comes is no fault from then on."""
 
 
 def parameter_named(driver: HasParameters, name: str) -> Parameter:

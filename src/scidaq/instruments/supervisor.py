@@ -32,6 +32,7 @@ from scidaq.errors import (
 from scidaq.instruments.driver import (
     Driver,
     HasCounts,
+    HasEnd,
     HasParameters,
     HasSafeState,
     Identity,
@@ -487,6 +488,9 @@ class Supervisor:
     def _look_at_age(self, now: float) -> None:
         age = now - self._last_rows_s
         if self._status.state is State.ACQUIRING and age > self._overdue_s():
+            driver = self._generation.driver
+            if isinstance(driver, HasEnd) and driver.ended():
+                return
             self._enter(State.DEGRADED, f"no rows for {age:.1f} s")
 
     def _wind_down(self, me: _Generation, driver: Driver) -> None:
