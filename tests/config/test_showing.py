@@ -140,9 +140,7 @@ def validator() -> Any:
     return Draft202012Validator(schema)
 
 
-@pytest.mark.parametrize(
-    "text", ["", LAB, DEMO, default_configuration(), "[monitoring]\nlog_level='info'"]
-)
+@pytest.mark.parametrize("text", ["", LAB, DEMO, default_configuration(), "[monitoring]\nlog_level='info'"])
 def test_files_that_are_right_pass_the_schema(validator: Any, text: str) -> None:
     assert [e.message for e in validator.iter_errors(tomllib.loads(text))] == []
 

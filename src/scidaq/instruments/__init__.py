@@ -3,6 +3,7 @@
 Knows neither rings nor disks nor the web: rows leave through a `Sink`.
 """
 
+from scidaq.instruments.addresses import AddressRule, address_rule, allowed
 from scidaq.instruments.driver import (
     Driver,
     DriverFactory,
@@ -37,6 +38,7 @@ from scidaq.instruments.waveform import Fault, Truth, WaveformDriver, WaveformOp
 __all__ = [
     "FORMATS",
     "SETTINGS",
+    "AddressRule",
     "Driver",
     "DriverFactory",
     "Drivers",
@@ -74,6 +76,8 @@ __all__ = [
     "Value",
     "WaveformDriver",
     "WaveformOptions",
+    "address_rule",
+    "allowed",
     "expected",
     "find_drivers",
     "guess",

@@ -99,6 +99,15 @@ class SecurityOptions:
                     f"cors_origins: {origin!r} is no origin: scheme, host and port only, as https://lab.example.org"
                 )
 
+        if self.instrument_addresses:
+            from scidaq.instruments import address_rule
+
+            for rule in self.instrument_addresses:
+                try:
+                    address_rule(rule)
+                except ValueError as error:
+                    raise ValueError(f"instrument_addresses: {error}") from error
+
     def refusal(self, server: ServerOptions) -> str | None:
         """Why such a door is not opened; None when it may be."""
         if not server.enabled or server.loopback or self.open_door == OPEN_DOOR:
