@@ -189,8 +189,8 @@ class TappedRing(Ring):
         super().__init__(*args, **more)
         self._tap = tap
 
-    def offer(self, item: Block | Gap | Epoch, delivered: int = 0, duplicates: int = 0) -> bool:
-        taken = super().offer(item, delivered, duplicates)
+    def offer(self, item: Block | Gap | Epoch, delivered: int = 0, duplicates: int = 0, arrived_s: float = 0.0) -> bool:
+        taken = super().offer(item, delivered, duplicates, arrived_s)
         if taken:
             self._tap(self._next - 1, item)
         return taken

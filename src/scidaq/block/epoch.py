@@ -138,6 +138,8 @@ class Entry(NamedTuple):
     """`Ledger.delivered` of the epoch when this item had come in."""
     duplicates: int
     """Of these, repeated rows that never reached the ring because it was full."""
+    arrived_s: float = 0.0
+    """When a block came to the door, by the steady clock (`Clock.monotonic_s`); 0 where nobody looked."""
 
 
 @dataclass(slots=True)

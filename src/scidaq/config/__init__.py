@@ -6,7 +6,7 @@ Knows where values come from and how to say what is wrong with them; what an opt
 from scidaq.config.default import default_configuration
 from scidaq.config.layers import Origin, Override
 from scidaq.config.loading import Base, load
-from scidaq.config.model import Config, Instrument, InstrumentOptions, LoggingOptions, StationOptions
+from scidaq.config.model import Config, Instrument, InstrumentOptions, StationOptions
 from scidaq.config.reference import reference
 from scidaq.config.schema import json_schema
 from scidaq.config.showing import as_json, show
@@ -16,7 +16,6 @@ __all__ = [
     "Config",
     "Instrument",
     "InstrumentOptions",
-    "LoggingOptions",
     "Origin",
     "Override",
     "StationOptions",

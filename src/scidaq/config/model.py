@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
@@ -15,7 +15,8 @@ from scidaq.block import INSTRUMENT_ID
 from scidaq.config.effective import digest, effective, secrets_in
 from scidaq.config.layers import DEFAULT, Origin
 from scidaq.instruments import DriverFactory, SupervisionOptions
-from scidaq.options import LIVE, Secret
+from scidaq.observe import LoggingOptions, MonitoringOptions
+from scidaq.options import Secret
 from scidaq.store import Policy
 
 if TYPE_CHECKING:
@@ -40,16 +41,6 @@ class StationOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class LoggingOptions:
-    """What is logged."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    level: Annotated[Literal["debug", "info", "warning", "error"], LIVE] = "info"
-    """The least level that is logged."""
-
-
-@dataclass(frozen=True, slots=True)
 class InstrumentOptions:
     """What every instrument has, whatever its driver."""
 
@@ -63,6 +54,8 @@ class InstrumentOptions:
     """Seconds before a run that a stream recorded in runs keeps as well, as far as its ring reaches."""
     supervision: SupervisionOptions = field(default_factory=SupervisionOptions)
     """How patient the station is with it."""
+    critical: bool = True
+    """Whether the station counts as unhealthy when this instrument is; otherwise it is degraded at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +78,7 @@ class Config:
     storage: store.Options = field(default_factory=store.Options)
     pipeline: pipeline.Options = field(default_factory=pipeline.Options)
     logging: LoggingOptions = field(default_factory=LoggingOptions)
+    monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)
     instruments: Mapping[str, Instrument] = field(default_factory=dict)
     """By id, in the order in which they were first named."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
@@ -120,7 +114,10 @@ class Config:
                 one.general.record,
                 one.general.pre_trigger_s,
                 one.general.supervision,
+                one.general.critical,
             )
             for one in self.instruments.values()
         )
-        return StationPlan(self.station.data_dir, self.station.name, tuple(instruments), self.storage, self.pipeline)
+        return StationPlan(
+            self.station.data_dir, self.station.name, tuple(instruments), self.storage, self.pipeline, self.monitoring
+        )

@@ -19,6 +19,7 @@ from scidaq.instruments.driver import (
 )
 from scidaq.instruments.finding import Drivers, find_drivers
 from scidaq.instruments.host import HostDriver, HostOptions
+from scidaq.instruments.judging import judge
 from scidaq.instruments.replay import FORMATS, Reading, ReplayDriver, ReplayOptions, Table, guess, tables
 from scidaq.instruments.scpi import (
     ScpiChannel,
@@ -81,6 +82,7 @@ __all__ = [
     "expected",
     "find_drivers",
     "guess",
+    "judge",
     "parameter_named",
     "set_parameter",
     "tables",

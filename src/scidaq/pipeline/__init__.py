@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 
 from scidaq.pipeline.intake import Door, Intake, IntakeStats, Timeline
+from scidaq.pipeline.judging import judge, share
 from scidaq.pipeline.ring import Budget, Hold, Latest, Ring, RingStats
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "Ring",
     "RingStats",
     "Timeline",
+    "judge",
+    "share",
 ]
 
 

@@ -7,7 +7,7 @@ the two must agree. It also sees every hole in the numbering and says why it is 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,6 +44,9 @@ class IntakeStats:
     duplicates: int = field_of("{row}", "Rows that came more than once.")
     refused: int = field_of("{row}", "Rows that the ring had no room for, or that came after their epoch.")
     last_ns: int = field_of("ns", "UTC time of the newest row, 0 before the first.")
+    all_duplicates: int = field_of("{row}", "Rows that came more than once, of all epochs since the start.")
+    gaps: Mapping[str, int] = field_of("1", "Gaps since the start, by reason; those that are only being told, too.")
+    lost_rows: Mapping[str, int] = field_of("{row}", "Rows in them, by reason, as far as that is known.")
 
 
 class Timeline:
@@ -120,7 +123,9 @@ class Intake:
         self._last_row = -1
         self._lost: list[tuple[int, int, Reason, str]] = []
         self._why: tuple[Reason, str] | None = None
-        self._refused = 0
+        self._refused = self._all_duplicates = 0
+        self._gaps: dict[str, int] = {}
+        self._lost_rows: dict[str, int] = {}
         self._patience_s = PATIENT_S
         # What the next epoch is to follow.
         self._next_epoch, self._before_high = next_epoch, 0
@@ -198,10 +203,12 @@ class Intake:
         self._ring.offer(epoch)
         if before is None and epoch.number:
             span = (self._last_ns, block.t0_ns)
+            self._count(Reason.CORRUPTION, 1, 0)
             self._ring.offer(Gap(self.stream, epoch.number, 0, 0, Reason.CORRUPTION, *span, True, detail=_LOST))
         elif before is not None:
             reason, detail = self._why or (Reason.SOURCE, "")
             if block.first == origin or unknown:
+                self._count(reason, 1, 0)
                 self._ring.offer(
                     Gap(self.stream, epoch.number, 0, 0, reason, self._last_ns, block.t0_ns, unknown, detail=detail)
                 )
@@ -222,6 +229,7 @@ class Intake:
 
     def accept(self, block: Block) -> None:
         """Take a block in the source's numbering; it goes to the ring, or becomes a gap when there is no room."""
+        arrived_s = self._clock.monotonic_s()
         spec = self._spec
         if spec is None:
             raise InstrumentError(f"{self.stream}: a block came before the stream was described")
@@ -248,6 +256,7 @@ class Intake:
             self._ring.offer(block)  # which counts it
             self._refused += block.rows
             self._duplicates += repeated
+            self._all_duplicates += repeated
             self._unseen_duplicates += repeated
             if end > high:
                 self._hole(max(index, high), end, self._ring.why_full)
@@ -255,7 +264,8 @@ class Intake:
         self._patience_s = PATIENT_S
         self._flush_lost(None if late else block.t0_ns)
         self._duplicates += repeated
-        self._ring.offer(block, self.delivered, self._unseen_duplicates)
+        self._all_duplicates += repeated
+        self._ring.offer(block, self.delivered, self._unseen_duplicates, arrived_s)
         self._seen.add(index, end)
         if not late:
             self._last_ns, self._last_row = block.last_ns, end - 1
@@ -322,9 +332,16 @@ class Intake:
     # ---- holes ----
 
     def _hole(self, first: int, end: int, reason: Reason, detail: str = "") -> None:
-        if self._lost and self._lost[-1][1:] == (first, reason, detail):
+        goes_on = bool(self._lost) and self._lost[-1][1:] == (first, reason, detail)
+        self._count(reason, int(not goes_on), end - first)
+        if goes_on:
             first = self._lost.pop()[0]
         self._lost.append((first, end, reason, detail))
+
+    def _count(self, reason: Reason, gaps: int, rows: int) -> None:
+        """Once for each hole, as it is seen: one that grows for an hour is announced at its end only."""
+        self._gaps[reason] = self._gaps.get(reason, 0) + gaps
+        self._lost_rows[reason] = self._lost_rows.get(reason, 0) + rows
 
     def _flush_lost(self, end_ns: int | None) -> None:
         """Announce the holes so far; `end_ns` is the time of the row behind them, where there is one."""
@@ -345,7 +362,17 @@ class Intake:
     def stats(self) -> IntakeStats:
         """A snapshot."""
         number = self._epoch.number if self._epoch else -1
-        return IntakeStats(self.stream, number, self.delivered, self._duplicates, self._refused, self._last_ns or 0)
+        return IntakeStats(
+            self.stream,
+            number,
+            self.delivered,
+            self._duplicates,
+            self._refused,
+            self._last_ns or 0,
+            self._all_duplicates,
+            dict(self._gaps),
+            dict(self._lost_rows),
+        )
 
 
 def _differ(one: Anchor, other: Anchor) -> bool:

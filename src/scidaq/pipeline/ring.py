@@ -83,7 +83,7 @@ class Ring:
         with self._lock:
             return self._changed.wait_for(lambda: self._closed or self.fits(block), timeout_s) and self.fits(block)
 
-    def offer(self, item: Block | Gap | Epoch, delivered: int = 0, duplicates: int = 0) -> bool:
+    def offer(self, item: Block | Gap | Epoch, delivered: int = 0, duplicates: int = 0, arrived_s: float = 0.0) -> bool:
         """Take an item in; False when a block does not fit. Gaps and epochs always fit."""
         size = item.nbytes if isinstance(item, Block) else 0
         with self._lock:
@@ -94,7 +94,7 @@ class Ring:
                 self._blocks += 1
                 self._newest = item
                 self._rows += item.rows
-            self._entries.append((Entry(self._next, item, delivered, duplicates), size))
+            self._entries.append((Entry(self._next, item, delivered, duplicates, arrived_s), size))
             self._next += 1
             if self._hold is not None:
                 self._held += size

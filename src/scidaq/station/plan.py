@@ -9,6 +9,7 @@ from pathlib import Path
 from scidaq import pipeline, store
 from scidaq.catalog import NewRun
 from scidaq.instruments import Driver, SupervisionOptions
+from scidaq.observe import MonitoringOptions
 from scidaq.store import Policy
 
 
@@ -26,6 +27,8 @@ class InstrumentPlan:
     pre_trigger_s: float = 0.0
     """With policy `runs`: how much of what came before a run belongs to it."""
     supervision: SupervisionOptions = field(default_factory=SupervisionOptions)
+    critical: bool = True
+    """Whether the station is unhealthy when this instrument is; otherwise it is degraded."""
 
     def policy(self, stream: str) -> Policy:
         """The policy of one of its streams."""
@@ -41,6 +44,7 @@ class StationPlan:
     instruments: tuple[InstrumentPlan, ...] = ()
     storage: store.Options = field(default_factory=store.Options)
     pipeline: pipeline.Options = field(default_factory=pipeline.Options)
+    monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)
     run: NewRun | None = None
     """A run for the length of the recording; one of this name that a kill has interrupted goes on."""
     version: str = ""

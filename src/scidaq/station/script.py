@@ -128,8 +128,8 @@ class _Tail(Ring):
         """Number of the first block of the epoch, -1 before it."""
         self.held = self.hold()
 
-    def offer(self, item: Block | Gap | Epoch, delivered: int = 0, duplicates: int = 0) -> bool:
-        taken = super().offer(item, delivered, duplicates)
+    def offer(self, item: Block | Gap | Epoch, delivered: int = 0, duplicates: int = 0, arrived_s: float = 0.0) -> bool:
+        taken = super().offer(item, delivered, duplicates, arrived_s)
         self.newest += taken
         if isinstance(item, Epoch):
             self.epoch, self.began = item, -1

@@ -30,8 +30,10 @@ from scidaq.catalog import (
 from scidaq.clock import STEP_NS, Clock, SystemClock
 from scidaq.errors import CatalogDamaged, CatalogError, ScidaqError, WriteFailed
 from scidaq.instruments import InstrumentStats, Supervision
+from scidaq.observe import Health
 from scidaq.pipeline import Door, Intake, IntakeStats, Ring, RingStats
 from scidaq.query import Reader, snapshot_at
+from scidaq.station import watching
 from scidaq.station.plan import InstrumentPlan, StationPlan
 from scidaq.stats import field_of
 from scidaq.store import (
@@ -83,6 +85,7 @@ class StationStats:
     projector: ProjectorStats = field_of("1", "What the catalog was told.")
     free_bytes: int = field_of("By", "Free space where the data lies.")
     clock_steps: int = field_of("1", "Steps of the wall clock that began new epochs.")
+    clock_drift_ns: int = field_of("ns", "Wall clock minus recorded time, which is bent towards it.")
 
 
 class Station:
@@ -107,6 +110,8 @@ class Station:
         self._seen: Snapshot | None = None
         """The instruments as they were when the station began to stop."""
         self._clock_steps = 0
+        self._last_step: tuple[int | None, int] = (None, 0)
+        """When the wall clock was stepped last, by the steady clock, and by how much."""
         self._recording, self._ended = False, True
         self._made_again = False
         """Whether this start has put a damaged catalog aside."""
@@ -165,6 +170,21 @@ class Station:
         stack.callback(self._end_runs)  # when the instruments have stopped: what they delivered last belongs to them
         self._open_instruments(stack)
         stack.callback(self._look_at_instruments)
+        self.health = Health(
+            watching.checks(
+                self._supervision,
+                self._is_critical,
+                self._ring_stats,
+                self._recorder,
+                self._free_bytes,
+                self._catalog,
+                self._projector,
+                lambda: watching.judge_clock(clock, self._clock_steps, *self._last_step),
+            ),
+            clock,
+            plan.monitoring.health_check_interval_seconds,
+            lambda: watching.not_ready(self._recorder),
+        )
 
     @property
     def _said(self) -> dict[str, str]:
@@ -414,6 +434,7 @@ class Station:
         while not self._clock.wait(self._stop, CLOCK_WATCH_S):
             if by_ns := self._clock.follow():
                 self._clock_steps += 1
+                self._last_step = self._clock.steady_ns(), by_ns
                 log.warning("the wall clock was stepped", by_s=by_ns / 1e9)
 
     def _doubt_clock(self, stands: Mapping[str, Stand]) -> None:
@@ -433,12 +454,19 @@ class Station:
             self._clock.now_ns(),
             self._supervision.stats(),
             tuple(s for door in self._doors.values() for s in door.stats()),
-            tuple(ring.stats() for ring in self._rings.values()),
+            self._ring_stats(),
             self._recorder.stats(),
             self._projector.stats(),
             self._free_bytes(),
             self._clock_steps,
+            self._clock.drift_ns(),
         )
+
+    def _is_critical(self, instrument: str) -> bool:
+        return next((one.critical for one in self.plan.instruments if one.id == instrument), True)
+
+    def _ring_stats(self) -> tuple[RingStats, ...]:
+        return tuple(ring.stats() for ring in self._rings.values())
 
     def _free_bytes(self) -> int:
         """Room on the disk; what the recorder saw last, when the system does not tell."""

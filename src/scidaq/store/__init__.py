@@ -23,6 +23,7 @@ from scidaq.store.durable import Mark, read_marks
 from scidaq.store.express import Express
 from scidaq.store.files import Buffer, File, Files, PortableFiles, PosixFiles, make_directory, publish, system_files
 from scidaq.store.journal import Record, journal_files, read_journal
+from scidaq.store.judging import judge, judge_catalog, moves
 from scidaq.store.options import Options
 from scidaq.store.quarantine import Quarantined, quarantined
 from scidaq.store.reading import segment_files, stream_directories
@@ -109,8 +110,11 @@ __all__ = [
     "found_segment",
     "gaps",
     "journal_files",
+    "judge",
+    "judge_catalog",
     "known_segments",
     "make_directory",
+    "moves",
     "note_control",
     "open_station",
     "plan_repair",

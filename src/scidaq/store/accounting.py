@@ -39,6 +39,8 @@ class Accounting:
         elif isinstance(item, Gap) and not track.held:
             self._note_gap(track, item, entry)
         elif isinstance(item, Block) and track.recording:
+            if entry.arrived_s:
+                track.arrived.append((entry.seq, entry.arrived_s))
             (self._give_up if track.gave_up else self._record)(track, item, entry)
         elif track.held or (track.policy is Policy.RUNS and track.pre_trigger_ns):
             self._hold(track, entry)

@@ -190,9 +190,11 @@ class JournalLane:
             gaps = [g for r in records for g in r.gaps]
             if gaps:
                 self._projection.gaps(gaps)
-        self._settle(partial(self._settled, target, writer, end, commits))
+        self._settle(partial(self._settled, target, writer, end, commits, self._clock.monotonic_s()))
 
-    def _settled(self, target: Target, writer: JournalWriter, end: int, commits: list[Commit]) -> None:
+    def _settled(
+        self, target: Target, writer: JournalWriter, end: int, commits: list[Commit], durable_s: float
+    ) -> None:
         writer.synced = end
         self._done(writer.number)
         now = self._clock.monotonic_s()
@@ -200,7 +202,7 @@ class JournalLane:
         for track, records, snapshot in commits:
             track.works()
             track.in_flight -= 1
-            track.settle(snapshot)
+            track.settle(snapshot, durable_s)
             if not track.on_journal:
                 track.journalled_s = now
             for record in records:

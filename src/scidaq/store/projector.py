@@ -33,6 +33,7 @@ class ProjectorStats:
     transactions: int = field_of("1", "Transactions that were committed.")
     failures: int = field_of("1", "Transactions that failed and were tried again.")
     waiting: int = field_of("1", "Facts waiting to be told.")
+    refused: str = field_of("1", "What the catalog said when it was told last; empty when it took it.")
 
 
 class Projector:
@@ -52,6 +53,7 @@ class Projector:
         self._stop = threading.Event()
         self._transactions = self._failures = 0
         self._said: set[type[Exception]] = set()
+        self._refused = ""
         self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
 
     def start(self) -> None:
@@ -93,7 +95,7 @@ class Projector:
     def stats(self) -> ProjectorStats:
         """A snapshot."""
         waiting = len(self._epochs) + len(self._segments) + len(self._gaps) + len(self._behind)
-        return ProjectorStats(self._transactions, self._failures, waiting)
+        return ProjectorStats(self._transactions, self._failures, waiting, self._refused)
 
     def _run(self) -> None:
         while True:
@@ -129,11 +131,13 @@ class Projector:
         except Exception as e:  # whatever it is: this thread has to stay, and nothing that waits may be lost
             self._note_failure(e)
             self._failures += 1
+            self._refused = str(e) or type(e).__name__
             with self._lock:
                 self._epochs = epochs_ + self._epochs
                 self._segments = segments_ | self._segments
                 self._gaps = gaps_ + self._gaps
             return False
+        self._refused = ""
         self._transactions += 1
         return True
 

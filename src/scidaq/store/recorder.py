@@ -22,6 +22,7 @@ import structlog
 from scidaq.block import Block, Entry, Epoch, Ledger, Reason
 from scidaq.clock import Clock
 from scidaq.errors import ConflictingRows, Corrupt
+from scidaq.stats import DurationStats
 from scidaq.store.accounting import Accounting
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import DurableMap, Mark
@@ -85,6 +86,8 @@ class Recorder:
         self._accounting = Accounting(self._began, self._on_disk, self._set_aside)
         self._interval_s = options.sync_interval_ms / 1000
         self._started = self._drained = False
+        self._turned_s = clock.monotonic_s()
+        """When the loop last came round."""
         self.ended = True
         """Whether neither of its threads runs, so that nothing more is written."""
         self._wanted: Callable[[str], bool] = lambda stream: False
@@ -195,18 +198,34 @@ class Recorder:
 
     def stats(self) -> RecorderStats:
         """A snapshot, from any thread."""
+        tracks = list(self._tracks.values())
         return RecorderStats(
-            tuple(self._stats(t) for t in list(self._tracks.values())),
+            tuple(self._stats(t) for t in tracks),
             self._commit.stats(),
             self._journal.size,
-            sum(t.commits for t in list(self._tracks.values())),
+            sum(t.commits for t in tracks),
             self._space.stats(),
+            sum((t.delays.stats() for t in tracks), DurationStats.none()),
+            max(0.0, self._clock.monotonic_s() - self._turned_s),
+            int(self._thread.is_alive() and self._commit.alive),
+            self._interval_s,
         )
 
     def _stats(self, track: Track) -> StreamStats:
         book, durable, writer = track.book, track.durable, track.writer
         if book is None:
-            return StreamStats(track.stream, -1, 0, 0, 0, 0, 0, 0, 0, 0, track.conflicts, track.failures, -1, 0)
+            nothing = (0,) * 8
+            return StreamStats(
+                track.stream,
+                -1,
+                *nothing,
+                track.conflicts,
+                track.failures,
+                -1,
+                0,
+                track.all_durable_rows,
+                track.refused,
+            )
         durable_ledger = durable.ledger() if durable is not None and durable.book is book else Ledger()
         now = book.snapshot(track.seq).ledger()
         return StreamStats(
@@ -224,6 +243,8 @@ class Recorder:
             track.failures,
             book.last_ns,
             track.segment_bytes + (writer.at if writer is not None else 0),
+            track.all_durable_rows,
+            track.refused,
         )
 
     # ---- the loop ----
@@ -231,8 +252,9 @@ class Recorder:
     def _run(self) -> None:
         next_tick = self._clock.monotonic_s() + self._interval_s
         while True:
+            self._turned_s = self._clock.monotonic_s()
             try:
-                left = next_tick - self._clock.monotonic_s()
+                left = next_tick - self._turned_s
                 if left > 0 and not self._stop.is_set():
                     self._wake.wait(left)
                 self._wake.clear()
@@ -529,6 +551,7 @@ class Recorder:
             if track.writer is not None and (target is track.target or track.writer.at != track.writer.synced):
                 self._segments.abandon(track)
             track.full_disk = error.errno in FULL
+            track.refused = str(error)
             self._start_over(track)
 
     def _start_over(self, track: Track) -> None:

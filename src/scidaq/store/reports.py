@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from scidaq.block import Epoch, Gap, Ledger
-from scidaq.stats import field_of
+from scidaq.stats import DurationStats, field_of
 from scidaq.store.segment import SegmentName
 from scidaq.store.space import SpaceStats
 from scidaq.store.writing import WritingStats
@@ -65,6 +65,8 @@ class StreamStats:
     failures: int = field_of("1", "Writes or syncs that the system refused for this stream.")
     last_ns: int = field_of("ns", "UTC time of the newest row, -1 before the first.")
     bytes: int = field_of("By", "Size of the segments of this epoch since the start.")
+    all_durable_rows: int = field_of("{row}", "Rows that were made durable since the start, of all epochs.")
+    refused: str = field_of("1", "What the system said when it last refused a write; empty while it takes them.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +78,7 @@ class RecorderStats:
     journal_bytes: int = field_of("By", "Size of the present journal file.")
     commits: int = field_of("1", "Commits begun.")
     space: SpaceStats = field_of("1", "Room where the data lies.")
+    delays: DurationStats = field_of("1", "How long blocks took from the door of the station until they were durable.")
+    turn_age_s: float = field_of("s", "Time since the encoding thread last came round; it does so at every commit.")
+    running: int = field_of("1", "1 while both threads run, else 0.")
+    interval_s: float = field_of("s", "How often a commit is made.")

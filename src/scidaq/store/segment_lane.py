@@ -235,14 +235,16 @@ class SegmentLane:
             self._projection.gaps(gaps)
         if facts is not None:
             self._projection.segment(facts)
-        self._settle(partial(self._settled, track, snapshot, target, writer, end))
+        self._settle(partial(self._settled, track, snapshot, target, writer, end, self._clock.monotonic_s()))
 
-    def _settled(self, track: Track, snapshot: Snapshot, target: Target, writer: SegmentWriter, end: int) -> None:
+    def _settled(
+        self, track: Track, snapshot: Snapshot, target: Target, writer: SegmentWriter, end: int, durable_s: float
+    ) -> None:
         # Also when the file has failed since: what was confirmed counts, and the failure is looked at after this.
         writer.synced = end
         track.works()
         track.in_flight -= 1
-        track.settle(snapshot)
+        track.settle(snapshot, durable_s)
         track.moving = None
         if not track.in_flight and (track.writer is None or not track.writer.dirty):
             track.lane = ""

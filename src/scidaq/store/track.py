@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from scidaq.block import Block, Entry, Epoch, Gap, Ledger, RangeSet, Reason, Resume
+from scidaq.stats import Durations
 from scidaq.store.journal import Record
 from scidaq.store.segment import SegmentWriter
 from scidaq.store.writing import Target
@@ -199,6 +200,8 @@ class Track:
         self.new_left_out: list[tuple[int, int]] = []
         self.unsynced: deque[tuple[int, Block]] = deque()
         """Blocks that are not durable, to compare repeated rows with."""
+        self.arrived: deque[tuple[int, float]] = deque()
+        """When the entries came to the door whose rows are to be recorded and are not durable."""
         self.changes: deque[Change] = deque()
         self.seq = -1
         """The newest entry that was looked at."""
@@ -232,6 +235,8 @@ class Track:
         """Where the commits under way go: `segment` or `journal`."""
         self.blocked_until_s = 0.0
         self.failures = 0
+        self.refused = ""
+        """What the system said when it last refused something of it."""
         self.short = False
         """Whether it has to wait for room on the disk."""
         self.blamed = self.full_disk = False
@@ -243,6 +248,10 @@ class Track:
         self.told_s = 0.0
         """When the catalog was last told of the segment."""
         self.conflicts = 0
+        self.all_durable_rows = 0
+        """Rows that were made durable since the start, of all epochs."""
+        self.delays = Durations()
+        """How long blocks took from the door until they were durable."""
         self.commits = 0
         self.said = Ledger()
         """The book as it was last given to the disk."""
@@ -304,7 +313,7 @@ class Track:
     def works(self) -> None:
         """The disk took something."""
         if self.failures or self.blamed:
-            self.failures, self.full_disk = 0, False
+            self.failures, self.full_disk, self.refused = 0, False, ""
             if not self.short:  # else that was on its way already
                 self.blamed = False
                 self.reader.blame(Reason.OVERFLOW)
@@ -319,8 +328,17 @@ class Track:
         """Whether rows have been encoded that no commit holds."""
         return self.writer is not None and self.writer.dirty
 
-    def settle(self, snapshot: Snapshot) -> None:
-        """What was looked at up to the snapshot is durable."""
+    def settle(self, snapshot: Snapshot, durable_s: float | None = None) -> None:
+        """What was looked at up to the snapshot is durable, since `durable_s` where a commit made it so."""
+        before = self.durable
+        self.all_durable_rows += snapshot.recorded - (
+            before.recorded if before is not None and before.book is snapshot.book else 0
+        )
+        arrived = self.arrived
+        while arrived and arrived[0][0] <= snapshot.seq:
+            at_s = arrived.popleft()[1]
+            if durable_s is not None:
+                self.delays.add(durable_s - at_s)
         self.durable = snapshot
         while self.changes and self.changes[0].seq <= snapshot.seq:
             self.changes.popleft()
@@ -351,6 +369,7 @@ class Track:
         self.held.clear()
         self.pending.clear()
         self.unsynced.clear()
+        self.arrived.clear()
         self.gaps.clear()
         self.untold_gaps.clear()
         self.pending_bytes = 0

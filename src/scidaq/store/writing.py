@@ -37,6 +37,7 @@ class WritingStats:
     worst_sync_s: float = field_of("s", "The longest sync so far.")
     failures: int = field_of("1", "Writes or syncs that the system refused.")
     queue: int = field_of("{job}", "Jobs waiting now.")
+    busy_s: float = field_of("s", "How long the job under way has taken so far, 0 when there is none.")
 
 
 class Target:
@@ -230,6 +231,8 @@ class CommitThread:
         self.written = self.syncs = self.failures = 0
         self._given_bytes = self.taken_bytes = 0
         self.sync_s = self.last_sync_s = self.worst_sync_s = 0.0
+        self._began_s: float | None = None
+        """When the job under way was begun."""
 
     def start(self) -> None:
         """Begin."""
@@ -274,6 +277,7 @@ class CommitThread:
             if target.failed:
                 job.drop(self)
                 continue
+            self._began_s = self.clock.monotonic_s()
             try:
                 job.run(self)
             except OSError as e:
@@ -281,6 +285,7 @@ class CommitThread:
             except Exception as e:  # a fault of ours must not end recording: it is handled like one of the disk
                 log.exception("commit failed unexpectedly", path=str(target.path))
                 self._fail(target, WriteFailed(f"{target.path}: {e!r}"))
+            self._began_s = None
 
     def _fail(self, target: Target, error: OSError) -> None:
         target.failed, target.error = True, error
@@ -290,8 +295,14 @@ class CommitThread:
             target.file = None
         self._failed(target, error)
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
     def stats(self) -> WritingStats:
         """A snapshot."""
+        began_s = self._began_s
         return WritingStats(
             self.written,
             self.syncs,
@@ -300,4 +311,5 @@ class CommitThread:
             self.worst_sync_s,
             self.failures,
             self._jobs.qsize(),
+            0.0 if began_s is None else max(0.0, self.clock.monotonic_s() - began_s),
         )

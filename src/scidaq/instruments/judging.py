@@ -1,0 +1,38 @@
+"""What the statistics of an instrument mean: connected is not enough, it has to deliver."""
+
+from __future__ import annotations
+
+from scidaq.instruments.state import InstrumentStats, State
+from scidaq.stats import Status, Verdict
+
+
+def judge(stats: InstrumentStats) -> Verdict:
+    """Healthy while it delivers in time, degraded while rows are overdue or it is being connected, else unhealthy."""
+    status, reason = _judged(stats)
+    details = {
+        "state": stats.state,
+        "identity": stats.identity or None,
+        "row_age_s": None if stats.row_age_s is None else round(stats.row_age_s, 3),
+        "overdue_after_s": None if stats.overdue_after_s is None else round(stats.overdue_after_s, 3),
+        "reconnects": stats.reconnects,
+        "abandoned_threads": stats.abandoned_threads,
+    }
+    return Verdict(status, reason, details)
+
+
+def _judged(stats: InstrumentStats) -> tuple[Status, str]:
+    if stats.state == State.FAILED:
+        return Status.UNHEALTHY, stats.reason or "it does not work"
+    if stats.state == State.STOPPED:
+        return Status.UNHEALTHY, "it is stopped"
+    if stats.state == State.CONNECTING:
+        return Status.DEGRADED, "it is being connected"
+    if stats.state == State.READY:
+        return Status.DEGRADED, "it is connected and does not deliver yet"
+    # The age is looked at here too: a read that hangs says nothing until it is given up.
+    age_s, limit_s = stats.row_age_s, stats.overdue_after_s
+    if age_s is not None and limit_s is not None and age_s > limit_s:
+        return Status.DEGRADED, f"no rows for {age_s:.1f} s; they are overdue after {limit_s:.1f} s"
+    if stats.state == State.DEGRADED:
+        return Status.DEGRADED, stats.reason or "its rows are overdue"
+    return Status.HEALTHY, ""
