@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,11 +19,12 @@ OpenDoors = Callable[..., WebServer]
 
 
 @pytest.fixture
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where control sockets are put."""
-    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    return tmp_path / "run"
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where control sockets are put; their paths must be short."""
+    with tempfile.TemporaryDirectory(prefix="scidaq-") as name:
+        monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        yield Path(name) / "scidaq"
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from scidaq.store.directory import (
     file_system,
     note_control,
     open_station,
+    read_control,
     read_station,
     refusal,
 )
@@ -120,6 +121,7 @@ __all__ = [
     "plan_repair",
     "publish",
     "quarantined",
+    "read_control",
     "read_journal",
     "read_marks",
     "read_station",

@@ -23,6 +23,7 @@ REPAIRED = register_kind("station.repaired", "The data directory was repaired: e
 DAMAGED = register_kind("facts.damaged", "A place of this log is damaged, and that was told.")
 STATION = "station.json"
 LOCK = "LOCK"
+CONTROL = "control"
 CATALOG = "catalog.sqlite"
 NETWORK = frozenset(
     "nfs nfs4 cifs smb3 smbfs 9p afs ceph glusterfs lustre fuse.sshfs fuse.s3fs fuse.rclone ncpfs".split()
@@ -39,8 +40,6 @@ class StationFile:
     name: str
     format: int
     created_ns: int
-    control: str = ""
-    """Path of the control socket of the station that runs there; empty, or out of date, when none does."""
 
 
 def read_station(data_dir: Path) -> StationFile:
@@ -48,9 +47,7 @@ def read_station(data_dir: Path) -> StationFile:
     path = data_dir / STATION
     try:
         d = orjson.loads(path.read_bytes())
-        found = StationFile(
-            str(uuid.UUID(d["uuid"])), str(d["name"]), int(d["format"]), int(d["created_ns"]), str(d.get("control", ""))
-        )
+        found = StationFile(str(uuid.UUID(d["uuid"])), str(d["name"]), int(d["format"]), int(d["created_ns"]))
     except FileNotFoundError:
         what = "is empty" if not _entries(data_dir) else "holds other things"
         there = f"there is no {STATION} in it, and it {what}" if data_dir.is_dir() else "it does not exist"
@@ -95,15 +92,22 @@ def open_station(data_dir: Path, files: Files, name: str, now_ns: int, allow_net
         raise
 
 
-def note_control(data_dir: Path, files: Files, path: str) -> None:
-    """Write into `station.json` where the control socket is, or that there is none any more. By its owner only."""
-    content = orjson.loads((data_dir / STATION).read_bytes())
-    if content.pop("control", "") != path:
-        publish(
-            files,
-            data_dir / STATION,
-            orjson.dumps(content | ({"control": path} if path else {}), option=orjson.OPT_INDENT_2),
-        )
+def note_control(data_dir: Path, files: Files, address: str) -> None:
+    """Leave a note of where the control socket of the running station is; an empty `address` takes it away.
+
+    A file of its own, so that `station.json`, which says whose the data is, is never written again. Raises `OSError`.
+    """
+    files.remove(data_dir / CONTROL)
+    if address:
+        publish(files, data_dir / CONTROL, address.encode() + b"\n")
+
+
+def read_control(data_dir: Path) -> str:
+    """Where the control socket of the station is, or was before it was killed; empty when nobody knows."""
+    try:
+        return (data_dir / CONTROL).read_text().strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def refusal(data_dir: Path, error: OSError) -> StationError:
@@ -154,7 +158,7 @@ def check_directory(data_dir: Path, allow_network: bool = False) -> None:
 
 def _entries(data_dir: Path) -> list[str]:
     """What lies in a directory besides our own beginnings (a lock, the operator's `config`)."""
-    ours = {LOCK, "config", "lost+found", f".{STATION}.tmp"}
+    ours = {LOCK, CONTROL, "config", "lost+found", f".{STATION}.tmp"}
     return sorted(p.name for p in data_dir.iterdir() if p.name not in ours) if data_dir.is_dir() else []
 
 

@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from scidaq import __version__
+from scidaq.errors import ScidaqError
 from scidaq.web import problem
 from scidaq.web.door import StationDoor
 from scidaq.web.front import Actor, Front
@@ -60,7 +61,16 @@ def needs(scope: str) -> Any:
 
 
 def _errors(app: FastAPI) -> None:
-    """Whatever is raised below a handler becomes a problem in `Front`, but for what FastAPI handles itself."""
+    """Whatever is raised below a handler becomes a problem; a fault of the program tells strangers nothing."""
+
+    @app.exception_handler(Problem)
+    @app.exception_handler(ScidaqError)
+    async def ours(request: Request, error: Exception) -> Response:
+        return problem.response(problem.of(error) or problem.fault(), request.state.request_id)
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> Response:  # which is logged by `Front`
+        return problem.response(problem.fault(), request.state.request_id)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

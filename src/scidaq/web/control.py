@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import orjson
 
 from scidaq.errors import RequestError, StationBusy, StationError
-from scidaq.store import read_station
+from scidaq.store import read_control, read_station
 from scidaq.web.places import control_path
 
 TIMEOUT_S = 35.0
@@ -82,7 +82,7 @@ def connect_control(data_dir: Path) -> Control | None:
     if not hasattr(socket, "AF_UNIX"):
         return None
     station = read_station(data_dir)
-    for path in dict.fromkeys((station.control, str(control_path(station.uuid)))):
+    for path in dict.fromkeys((read_control(data_dir), str(control_path(station.uuid)))):
         if path and _answers(path):
             return Control(path)
     return None

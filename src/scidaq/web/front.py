@@ -232,9 +232,9 @@ class Front:
             refused = problem.of(error)
             if refused is None:
                 log.error("request failed", path=scope["path"], exc_info=error)
-                refused = Problem(500, "fault", "a fault of the program; the log says which")
+                refused = problem.fault()
             if answered:
-                raise  # too late to say so; the connection is closed
+                return  # too late to say so; an answer that is not whole makes the server close the connection
             if scope["type"] == "websocket":
                 await send(
                     {"type": "websocket.close", "code": 4000 + refused.status % 1000, "reason": refused.detail[:120]}

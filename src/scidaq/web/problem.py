@@ -53,6 +53,11 @@ def of(error: BaseException) -> Problem | None:
     return None
 
 
+def fault() -> Problem:
+    """What strangers are told of a fault of the program."""
+    return Problem(500, "fault", "a fault of the program; the log says which")
+
+
 def body(status: int, kind: str, detail: str, request_id: str = "", **more: Any) -> bytes:
     """The JSON of a problem."""
     content = {"type": f"urn:scidaq:{kind}", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
