@@ -3,14 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scidaq.query import open_store as open  # noqa: A004
     from scidaq.station import Recording, record
 
 __version__ = "0.1.0"
-__all__ = ["Recording", "__version__", "record"]
+__all__ = ["Recording", "__version__", "open", "record"]
 
 
 def __getattr__(name: str) -> Any:
-    """`record` takes half a second to import, which those who only want a block need not wait for."""
+    """What takes half a second to import, which those who only want a block need not wait for."""
+    if name == "open":
+        from scidaq.query import open_store
+
+        return open_store
     if name not in ("Recording", "record"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from scidaq import station

@@ -23,7 +23,8 @@ ASKED = {
     "requirements-bench.lock": PROJECT["project"]["dependencies"] + GROUPS["bench"],
     "tools/build.lock": GROUPS["build"],
 }
-EVERY = sorted({one for some in ASKED.values() for one in some})
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+EVERY = sorted({one for some in [*ASKED.values(), *EXTRAS.values()] for one in some})
 
 
 def pins(lock: str) -> dict[str, list[str]]:
@@ -60,6 +61,11 @@ def test_no_lock_says_where_packages_come_from(lock: str) -> None:
 @pytest.mark.parametrize("lock", LOCKS)
 def test_what_is_asked_for_is_locked(lock: str) -> None:
     assert {name_of(one) for one in ASKED[lock]} <= {name_of(pin) for pin in pins(lock)}
+
+
+def test_the_tests_have_every_extra() -> None:
+    """Else nobody would have tried it."""
+    assert {name_of(one) for some in EXTRAS.values() for one in some} <= {name_of(one) for one in GROUPS["dev"]}
 
 
 def test_the_locks_agree() -> None:

@@ -1,10 +1,13 @@
 """Streams, ranges and channels in; blocks and gaps out: from hot and sealed segments and the journal alike.
 
 Works from the files, beside a running station or without one; the catalog only makes it quicker. Knows nothing of how
-the rows were written.
+the rows were written. `open_store` (`scidaq.open`) is the door for scripts and notebooks.
 """
 
 from scidaq.query.reader import Reader, StreamSummary
+from scidaq.query.rows import Rows
 from scidaq.query.settings import settings_at, snapshot_at
+from scidaq.query.store import Store, open_store
+from scidaq.query.stream import Stream
 
-__all__ = ["Reader", "StreamSummary", "settings_at", "snapshot_at"]
+__all__ = ["Reader", "Rows", "Store", "Stream", "StreamSummary", "open_store", "settings_at", "snapshot_at"]

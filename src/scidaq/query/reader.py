@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import mmap
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scidaq.block import NS, Block, Epoch, Gap, Ledger, RangeSet, Reason, Schema
+from scidaq.block import NS, Block, Epoch, Gap, Ledger, RangeSet, Reason, Schema, shown
 from scidaq.errors import CatalogError, Corrupt, RequestError, UnknownStream
 from scidaq.store import (
     CATALOG,
@@ -136,6 +137,11 @@ class Reader:
             for holding in self._holdings(name, journal, known)
         ]
 
+    def summary(self, stream: str) -> list[StreamSummary]:
+        """Every epoch of one stream. Raises `UnknownStream`."""
+        mark = read_marks(self.data_dir / DURABLE_MAP).get(stream)
+        return [self._summary(stream, holding, mark) for holding in self._plan(stream)]
+
     def epochs(self, stream: str) -> list[Epoch]:
         """The epochs of a stream, ascending, but for those whose schema is lost. Raises `UnknownStream`."""
         found = (self._epoch_or_none(stream, h) for h in self._plan(stream))
@@ -194,25 +200,42 @@ class Reader:
         start_ns: int | None = None,
         stop_ns: int | None = None,
         channels: Sequence[str] | None = None,
+        *,
+        epoch: int | None = None,
+        first: int | None = None,
+        end: int | None = None,
     ) -> Iterator[Block | Gap]:
         """The rows with `start_ns <= time < stop_ns`, in order of epoch and row, and the gaps between them.
 
-        Rows of a later epoch come after those of an earlier one, whatever the clock said. Raises `UnknownStream`, or
-        `RequestError` for a channel that no epoch has. Damaged batches are left out and show as gaps.
+        With `epoch` only those of this one, and of these only the rows `[first, end)`. Rows of a later epoch come after
+        those of an earlier one, whatever the clock said. Raises `UnknownStream`, or `RequestError` for a channel that
+        no epoch has and for a range that is none. Damaged batches are left out and show as gaps.
         """
         if start_ns is not None and stop_ns is not None and stop_ns < start_ns:
-            raise RequestError(f"the range ends ({stop_ns}) before it starts ({start_ns})")
+            raise RequestError(f"the range ends ({shown(stop_ns)}) before it starts ({shown(start_ns)})")
+        first, end = _indices(epoch, first, end)
         plan = self._plan(stream)
+        if epoch is not None:
+            plan = self._of_epoch(stream, plan, epoch)
         if channels is not None:
             self._check_channels(stream, plan, channels)
         for holding in plan:
-            for item in self._rows(stream, holding, start_ns, stop_ns):
+            found = self._rows(stream, holding, start_ns, stop_ns, first)
+            for item in found if not first and end is None else _clipped(found, first, end):
                 if isinstance(item, Block) and channels is not None:
                     picked = select(item, channels)
                     if picked is not None:
                         yield picked
                 else:
                     yield item
+
+    @staticmethod
+    def _of_epoch(stream: str, plan: list[_Holding], epoch: int) -> list[_Holding]:
+        chosen = [holding for holding in plan if holding.number == epoch]
+        if plan and not chosen:
+            numbers = ", ".join(str(holding.number) for holding in plan[-20:])
+            raise RequestError(f"{stream} has no epoch {epoch}; there {'is' if len(plan) == 1 else 'are'} {numbers}")
+        return chosen
 
     def last(
         self,
@@ -236,7 +259,10 @@ class Reader:
 
     def _last_rows(self, stream: str, rows: int, channels: Sequence[str] | None) -> list[Block | Gap]:
         out: list[Block | Gap] = []
-        for holding in reversed(self._plan(stream)):
+        plan = self._plan(stream)
+        if channels is not None:
+            self._check_channels(stream, plan, channels)
+        for holding in reversed(plan):
             wanted = rows - sum(b.rows for b in out if isinstance(b, Block))
             if wanted <= 0:
                 break
@@ -426,12 +452,13 @@ class Reader:
             if record.block is not None:
                 heapq.heappush(queue, (record.block.first, 1, i, record.block))
         done = RangeSet()
-        count, over = len(holding.records), False
+        count = len(holding.records)
         while pieces or queue:
             while pieces and (not queue or pieces[0].first <= queue[0][0]):
                 piece = pieces.pop(0)
                 piece.rivals = [p for p in holding.pieces if p.generation > piece.generation and _both(p, piece)]
-                count += self._open(piece, queue, notes, count, first_row)
+                opened, row = self._open(piece, queue, notes, count, first_row, start_ns)
+                count, at = count + opened, max(at, row)
             if not queue:
                 break
             first, order, _, source = heapq.heappop(queue)
@@ -451,16 +478,16 @@ class Reader:
             if start_ns is not None and block.last_ns < start_ns:
                 at, before_ns = max(at, block.end), block.last_ns
                 continue
-            if not over and at <= block.first:
+            if at <= block.first:
                 self._explain(at, block.first, holding, notes)
                 yield from notes.between(at, block.first, before_ns, block.t0_ns, window)
             cut = _within(block, start_ns, stop_ns, first_row)
-            over = over or cut is None or cut.end < block.end
             if cut is not None:
                 yield cut
                 at, before_ns = cut.end, cut.last_ns
-        if not over:
-            yield from notes.between(at, max(notes.end, at), before_ns, None, window)
+            if cut is None or cut.end < block.end:  # time does not go back in an epoch
+                return
+        yield from notes.between(at, max(notes.end, at), before_ns, None, window)
 
     def _explain(self, first: int, end: int, holding: _Holding, notes: _Notes) -> None:
         """Look behind a hole for what explains it: rows that came late into it come up before the segment that does."""
@@ -470,19 +497,26 @@ class Reader:
             if piece.first >= first and (segment := self._segment(piece)) is not None:
                 notes.take_from(segment)
 
-    def _open(self, piece: _Piece, queue: list[_Item], notes: _Notes, count: int, first_row: int) -> int:
-        """Put the batches of a segment that do not end before `first_row` into the queue; how many it has."""
+    def _open(
+        self, piece: _Piece, queue: list[_Item], notes: _Notes, count: int, first_row: int, start_ns: int | None
+    ) -> tuple[int, int]:
+        """Put the batches of a segment that may have rows of the range into the queue.
+
+        How many it has, and a row before which everything is earlier than the range.
+        """
         segment = self._segment(piece)
         if segment is None:
-            return 0
+            return 0, 0
         if segment.epoch is not None:
             self._schemas.setdefault((segment.epoch.stream, segment.epoch.number), segment.epoch)
         notes.take_from(segment)
+        earlier = 0 if start_ns is None else _before(segment, start_ns)
+        first_row = max(first_row, earlier)
         for i, message in enumerate(segment.batches):
             if message.rows and int(message.facts["first"]) + message.rows > first_row:
                 order = (int(message.facts["first"]), -piece.generation, count + i)
                 heapq.heappush(queue, (*order, (piece, segment, i)))
-        return len(segment.batches)
+        return len(segment.batches), earlier
 
     def _fresh(self, source: _Source, done: RangeSet) -> list[Block]:
         """The rows that have not been given and that no higher generation has; a damaged batch gives none."""
@@ -509,6 +543,22 @@ class Reader:
                 with suppress(Corrupt):
                     block = segment.block(message)
                     yield block.first, block.end
+
+
+def _before(segment: Segment, start_ns: int) -> int:
+    """A row before which everything in a segment is earlier than a time: the first of the newest batch that begins so.
+
+    Time does not go back in an epoch, so those need not be read. That batch must: its header alone may be wrong.
+    """
+    rows = sorted((m for m in segment.batches if m.rows), key=lambda m: int(m.facts["first"]))
+    at = bisect_left(rows, start_ns, key=lambda m: int(m.facts["t0"]))
+    for message in reversed(rows[:at]):
+        if int(message.facts["t0"]) < start_ns:
+            with suppress(Corrupt):
+                block = segment.block(message)
+                if block.t0_ns < start_ns:
+                    return block.first
+    return 0
 
 
 _Source = Block | tuple[_Piece, Segment, int]
@@ -543,6 +593,30 @@ def _pieces_for(
             here.append(p)
     # The one behind the range says what the hole in front of it is.
     return sorted(here + later[:1], key=lambda p: p.first), at, before_ns
+
+
+def _indices(epoch: int | None, first: int | None, end: int | None) -> tuple[int, int | None]:
+    """A range of rows as it is to be used. Raises `RequestError` where it is none."""
+    if first is None and end is None:
+        return 0, None
+    if epoch is None:
+        raise RequestError("rows are numbered within an epoch: say which")
+    if (first or 0) < 0 or (end is not None and end < (first or 0)):
+        raise RequestError(f"rows [{first or 0}, {'' if end is None else end}) are no range: 0 <= first <= end")
+    return first or 0, end
+
+
+def _clipped(items: Iterable[Block | Gap], first: int, end: int | None) -> Iterator[Block | Gap]:
+    """What lies in the rows `[first, end)`."""
+    for item in items:
+        if end is not None and item.first >= end:
+            return
+        a, b = max(first, item.first), item.end if end is None else min(end, item.end)
+        if isinstance(item, Block):
+            if a < b:
+                yield item.slice(a, b)
+        elif a < b or first <= item.first == item.end:
+            yield replace(item, first=a, end=b)
 
 
 def _newest(items: list[Block | Gap], rows: int) -> list[Block | Gap]:

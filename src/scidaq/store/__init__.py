@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scidaq.store.directory import (
     CATALOG,
     STARTED,
+    STATION,
     STOPPED,
     StationFile,
     check_directory,
@@ -64,6 +65,7 @@ __all__ = [
     "CATALOG",
     "DURABLE_MAP",
     "STARTED",
+    "STATION",
     "STOPPED",
     "Balance",
     "Buffer",
