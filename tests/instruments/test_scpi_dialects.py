@@ -46,6 +46,62 @@ class TestBlocks:
             client(b":CURVE none" + end, piece=piece, headers=True).array(b"CURV?", I16, 4)
 
 
+@pytest.mark.parametrize("piece", [1, 1000])
+@pytest.mark.parametrize("ends", [b"\n", b"\n\n", b"\r\n\r\n", b"\n\r\n"])
+def test_a_second_line_end_behind_a_block_is_no_reply(piece, ends):
+    said = [b"Maker,Model\n", b"1.5\n", block(CODES.tobytes()) + ends, block(CODES.tobytes()) + ends]
+    one = ScpiClient(Link(MemoryPipe(lambda _: said.pop(), piece), 0.1))
+    for _ in range(2):
+        np.testing.assert_array_equal(one.array(b"CURV?", I16, 4), CODES)
+    one.link.check_quiet()
+    assert one.query(b"V?") == b"1.5"
+    assert one.query(b"*IDN?") == b"Maker,Model"
+
+
+def test_but_anything_else_behind_it_is_out_of_step():
+    one = client(block(CODES.tobytes()) + b"\n\n1.5\n")
+    one.array(b"CURV?", I16, 4)
+    with pytest.raises(GarbledReply, match="without being asked for"):
+        one.query(b"V?")
+    assert not one.link.in_step
+
+
+@pytest.mark.parametrize(
+    ("options", "reply", "value"),
+    [
+        ({"suffix": "VDC"}, b"+1.5VDC", 1.5), ({"suffix": "V"}, b"1.5 V ", 1.5), ({"suffix": "V"}, b"1.5 mV", None),
+        ({"suffix": "V"}, b"1.5", None), ({"separator": ";", "index": 1}, b"a;1.5;-", 1.5),
+        ({"separator": " ", "index": 1}, b" 3   1.5 ", 1.5), ({"index": 1, "suffix": "V"}, b"1V,1.5V", 1.5),
+        ({"separator": ";", "index": 1}, b"1.5,2", None),
+    ],
+)  # fmt: skip
+def test_suffixes_and_separators(options, reply, value):
+    with Answers({"V?": lambda _: reply}) as instrument:
+        row = first_row(instrument, ScpiStream("s", (ScpiChannel("v", "V?", **options),), rate_hz=0.1))
+    assert (row.valid is not None) == (value is None)
+    if value is not None:
+        assert row.column("v")[0] == value
+
+
+def test_a_list_may_be_an_array_of_numbers_with_suffixes():
+    channel = ScpiChannel("v", "V?", shape=(3,), separator=";", suffix="K")
+    with Answers({"V?": lambda _: b"1K; 2 K;-3.5K"}) as instrument:
+        row = first_row(instrument, ScpiStream("s", (channel,), rate_hz=0.1))
+    np.testing.assert_array_equal(row.column("v"), [[1, 2, -3.5]])
+
+
+@pytest.mark.parametrize(
+    ("channel", "combine", "named"),
+    [
+        (ScpiChannel("v", "V?", dtype="text", max_bytes=8, suffix="V"), False, "suffix"),
+        (ScpiChannel("v", "V?", separator=";", index=0), True, "semicolons"),
+    ],
+)
+def test_contradictions_are_named(channel, combine, named):
+    with pytest.raises(ValueError, match=named):
+        ScpiStream("s", (channel,), combine=combine).spec()
+
+
 def test_what_scpi_sends_for_nan_and_infinity_is_that_in_blocks_of_floats():
     values = np.array([9.91e37, 1.5, 9.9e37, -9.9e37, np.nan, -9.91e37], ">f4")
     stream = ScpiStream("s", (ScpiChannel("v", "V?", shape=(6,), block="float32 big"),), rate_hz=1000)

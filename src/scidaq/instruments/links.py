@@ -204,6 +204,8 @@ class Link:
         self._raw_send, self._raw_receive = pipe.send, pipe.receive
         self._rest = b""
         """What arrived behind the reply that was asked for."""
+        self._after_block = False
+        """Whether the last reply was a block; some instruments end those with two line ends."""
         self.in_step = True
         """False when a reply may still be under way; then only `resync` may be called."""
 
@@ -216,8 +218,8 @@ class Link:
 
         Raises `InstrumentTimeout`, `GarbledReply` (both leave the link out of step) or `InstrumentDisconnected`.
         """
-        if self._rest:
-            self.check_quiet()
+        if self._rest or self._after_block:
+            self._check_rest()
         try:
             self._raw_send(message + self._terminator)
             line = self._raw_receive(_LINE)
@@ -253,14 +255,27 @@ class Link:
             raise self._pipe.failure(None)
         return size
 
+    def _check_rest(self) -> None:
+        """Raise `GarbledReply` when something is left behind a reply, but for the second line end of a block."""
+        if self._after_block:
+            self._after_block = False
+            while len(self._rest) < _SMALL and self._pipe.pending():
+                self._rest += self._receive(_SMALL)
+            if not self._rest.strip(b"\r\n"):
+                self._rest = b""
+        if self._rest:
+            self.in_step = False
+            raise GarbledReply(f"{self._rest[:60]!r} came without being asked for")
+
     def check_quiet(self) -> None:
         """Raise `GarbledReply` when something has arrived that nobody asked for; the link is then out of step.
 
         Worth its system call after a pause. Between two queries without one it would come too early to see anything.
         """
-        if self._rest or self._pipe.pending():
+        self._check_rest()
+        if self._pipe.pending():
             self.in_step = False
-            raise GarbledReply(f"{self._rest[:60]!r} came without being asked for")
+            raise GarbledReply("something came without being asked for")
 
     def _line(self, data: bytes) -> bytes:
         """The line that begins with `data`; the rest is kept. Nothing at all is the end of the connection."""
@@ -294,8 +309,8 @@ class Link:
         the line, which bytes that happen to be a line feed end too. Where replies are `headed`, what stands before the
         block is skipped. Raises as `query` does.
         """
-        if self._rest:
-            self.check_quiet()
+        if self._rest or self._after_block:
+            self._check_rest()
         try:
             self._send(message + self._terminator)
             # A small piece: all that it holds of the data must be copied.
@@ -335,6 +350,7 @@ class Link:
         end, _, self._rest = tail.partition(b"\n")
         if end.strip(b"\r"):
             raise GarbledReply(f"{end[:60]!r} behind a block of {header.size} bytes")
+        self._after_block = True
         return buffer
 
     def resync(self, query: bytes, answer: bytes) -> int:
@@ -344,7 +360,7 @@ class Link:
         does not come within the timeout; then only a new connection helps.
         """
         thrown = len(self._rest) + self._pipe.drain()
-        self._rest = b""
+        self._rest, self._after_block = b"", False
         self.in_step = False
         self._send(query + self._terminator)
         deadline, waiting = time.monotonic() + self._timeout_s, b""

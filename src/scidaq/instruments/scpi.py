@@ -82,7 +82,11 @@ class ScpiChannel:
     block: str | None = None
     """For replies in an IEEE 488.2 block: the type and byte order of its numbers, as `float32 little`."""
     index: Annotated[int, Ge(0)] | None = None
-    """Take only this item, from 0, of a reply with commas."""
+    """Take only this item, from 0, of a reply that is a list."""
+    separator: Literal[",", ";", " "] = ","
+    """What stands between the items of a list."""
+    suffix: str = ""
+    """What stands behind each number, as `VDC`; it is taken off, and a number without it is missing."""
     scale: float | None = None
     """With `offset`: physical value = reply * scale + offset."""
     offset: float = 0.0
@@ -99,9 +103,11 @@ class ScpiChannel:
             raise ValueError("offset and physical_unit need scale")
         dtype = self.dtype if self.block is None else scpi.BlockFormat.parse(self.block).dtype.name
         if self.block is not None and self.index is not None:
-            raise ValueError("index is for replies with commas, not for a block")
+            raise ValueError("index is for replies that are lists, not for a block")
         if self.block is not None and not self.shape:
             raise ValueError("a block needs a shape, as [1000]")
+        if self.suffix and (self.block is not None or dtype == "text"):
+            raise ValueError("suffix is for numbers in text")
         if self.index is not None and self.shape:
             raise ValueError("index takes one number, so shape must be left out")
         return Channel(
@@ -133,6 +139,8 @@ class ScpiStream:
                 problems.append(f"{here}.channels.{c.name}: {error}")
         if self.combine and any(c.block is not None for c in self.channels):
             problems.append(f"{here}.combine: a block is asked for on its own")
+        if self.combine and any(c.separator == ";" for c in self.channels):
+            problems.append(f"{here}.combine: semicolons stand between the replies, and cannot stand between items too")
         if problems and not channels:
             raise ValueError("; ".join(problems))
         try:
@@ -385,16 +393,33 @@ def _parser(c: ScpiChannel) -> Parse:
         return partial(_shaped, shape=c.shape)
     if c.dtype == "text":
         return partial(_text, max_bytes=c.max_bytes)
-    one: Parse
-    if c.dtype in ("float64", "float32"):
-        one = scpi.number
-    elif c.dtype == "bool":
-        one = partial(_defined, one=scpi.boolean)
-    else:
-        one = partial(_defined, one=partial(_integer, limits=np.iinfo(c.dtype)))
+    one = _with_suffix(c, _number_parser(c))
     if not c.shape:
         return one
-    return partial(_list, one=one, count=int(np.prod(c.shape)), shape=c.shape, dtype=np.dtype(c.dtype))
+    count, dtype = int(np.prod(c.shape)), np.dtype(c.dtype)
+    return partial(_list, one=one, by=c.separator.encode(), count=count, shape=c.shape, dtype=dtype)
+
+
+def _number_parser(c: ScpiChannel) -> Parse:
+    if c.dtype in ("float64", "float32"):
+        return scpi.number
+    if c.dtype == "bool":
+        return partial(_defined, one=scpi.boolean)
+    return partial(_defined, one=partial(_integer, limits=np.iinfo(c.dtype)))
+
+
+def _with_suffix(c: ScpiChannel, one: Parse) -> Parse:
+    suffix = c.suffix.strip().encode()
+    if not suffix:
+        return one
+
+    def parse(data: bytes) -> Any:
+        data = data.rstrip()
+        if not data.endswith(suffix):
+            raise GarbledReply(f"{data[:60]!r} does not end in {c.suffix!r}")
+        return one(data.removesuffix(suffix))
+
+    return parse
 
 
 def _shaped(array: Array, shape: tuple[int, ...]) -> Array:
@@ -429,8 +454,8 @@ def _integer(data: bytes, limits: np.iinfo[Any]) -> int:
     return value
 
 
-def _list(data: bytes, one: Parse, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
-    items = scpi.split(data)
+def _list(data: bytes, one: Parse, by: bytes, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
+    items = scpi.items(data, by)
     if len(items) != count:
         raise GarbledReply(f"{len(items)} numbers, where {count} belong")
     values = [one(item) for item in items]
@@ -440,8 +465,9 @@ def _list(data: bytes, one: Parse, count: int, shape: tuple[int, ...], dtype: np
 class _Group:
     """Channels that one query answers."""
 
-    def __init__(self, query: str, block: str | None) -> None:
+    def __init__(self, query: str, block: str | None, separator: str) -> None:
         self.query = query.encode()
+        self.by = separator.encode()
         self.block = scpi.BlockFormat.parse(block) if block else None
         self.members: list[tuple[int, int | None, Parse]] = []
         """Position of the channel, item of the reply, what makes a value of it."""
@@ -462,16 +488,17 @@ class _Poll:
         self.most_rows = max(1, GATHER_BYTES // self.spec.schema.row_bytes)
         self.next_row = 0
         self.last_ns = 0
-        groups: dict[tuple[str, str | None], _Group] = {}
+        groups: dict[tuple[str, str | None, str], _Group] = {}
         for i, c in enumerate(o.channels):
-            group = groups.setdefault((c.query, c.block), _Group(c.query, c.block))
+            key = (c.query, c.block, c.separator)
+            group = groups.setdefault(key, _Group(*key))
             group.members.append((i, c.index, _parser(c)))
         for group in groups.values():
             (group.at, index, parse), *more = group.members
             group.only = parse if index is None and not more else None
             group.count = None if more else self.spec.schema.channels[group.at].elements
         self.groups = list(groups.values())
-        self.combined = scpi.joined([c for c, _ in groups]).encode() if o.combine and len(groups) > 1 else None
+        self.combined = scpi.joined([query for query, *_ in groups]).encode() if o.combine and len(groups) > 1 else None
         channels = self.spec.schema.channels
         self.blanks = [b"" if c.dtype == "text" else np.zeros(c.shape, c.numpy_dtype)[()] for c in channels]
         self.clear()
@@ -820,7 +847,7 @@ class ScpiDriver:
 
     def _spread(self, group: _Group, reply: Any, row: list[Any]) -> None:
         """Values of all channels of a reply. Raises `GarbledReply` for one of them when it has taken the others."""
-        items = scpi.split(reply) if any(index is not None for _, index, _ in group.members) else []
+        items = scpi.items(reply, group.by) if any(index is not None for _, index, _ in group.members) else []
         problem: GarbledReply | None = None
         for i, index, parse in group.members:
             if index is not None and index >= len(items):

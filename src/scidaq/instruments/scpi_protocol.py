@@ -145,6 +145,11 @@ def split(data: bytes, by: bytes = b",") -> list[bytes]:
     return [*items, data[start:]]
 
 
+def items(data: bytes, by: bytes) -> list[bytes]:
+    """The items of a list with this between them; several blanks in a row are one."""
+    return [item for item in split(data, by) if item.strip()] if by == b" " else split(data, by)
+
+
 def without_header(data: bytes) -> bytes:
     """A reply without the header that some instruments repeat in it (`:VOLT:RANG 10`); without one, as it is."""
     found = _HEADER.match(data)
