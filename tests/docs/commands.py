@@ -77,6 +77,10 @@ class Newcomer:
             return self._run([sys.executable, "-c", self._python], 0)
         return self._run(["bash", "-ec", text], KILLED if "-s KILL" in text else 0)
 
+    def write(self, name: str, text: str) -> None:
+        """Put a file that a page shows into the directory."""
+        (self.directory / name).write_text(text.replace("5025", self._port))
+
     def _run(self, command: list[str], expected: int) -> str:
         # Into a file: a program left in the background would keep a pipe open.
         with (self.directory / ".said").open("w+") as said:

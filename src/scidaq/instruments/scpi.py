@@ -278,6 +278,8 @@ class ScpiClient:
         self.query: Callable[[bytes], bytes] = self._query_with_header if headers else link.query
         """Send a query (without its end) and return the reply; raises as `Link.query` does."""
         self.write = link.write
+        self.identity: Identity | None = None
+        """Who answered last, once it was asked."""
         self._idn = b""
         self._memory = _Memory()
 
@@ -317,6 +319,10 @@ class ScpiClient:
         """A reply as a number. Raises `GarbledReply` for anything else."""
         return scpi.number(self._in_step().query(query.encode()))
 
+    def block(self, query: str, form: str, count: int | None = None) -> Array:
+        """The numbers of a block, as `array` gives them; `form` is their type and byte order, as `int16 little`."""
+        return self._in_step().array(query.encode(), scpi.BlockFormat.parse(form), count)
+
     def tell(self, command: str) -> None:
         """Send a command, which has no reply."""
         self.write(command.encode())
@@ -342,7 +348,8 @@ class ScpiClient:
         self._idn = reply
         text = reply.decode("latin-1").removeprefix("*IDN ")  # where headers are on
         fields = [part.strip() for part in text.split(",", 3)]
-        return Identity(*(fields + [""] * (4 - len(fields))))
+        self.identity = Identity(*(fields + [""] * (4 - len(fields))))
+        return self.identity
 
     def array(self, query: bytes, block: scpi.BlockFormat, count: int | None = None) -> Array:
         """The numbers of a block, in this machine's byte order, where they were received: nothing is copied.
