@@ -19,6 +19,7 @@ import pytest
 import structlog
 
 from scidaq import __version__
+from scidaq.catalog import FactsLog, NewRun, RunKeeper
 from scidaq.cli import checking
 from scidaq.cli.app import app, run
 from scidaq.cli.reading import _as_json, _as_text
@@ -62,6 +63,11 @@ def test_help_imports_none_of_the_heavy_libraries() -> None:
         ["read", "a/b", "--last", "9" * 5000 + "s"],
         ["read", "a/b", "--start", "yesterday"],
         ["read", "a/b", "--stop", "9" * 5000],
+        ["read", "a/b", "--index", "5"],
+        ["read", "a/b", "--index", "9" * 5000 + ":"],
+        ["read", "a/b", "--index", "-1:5"],
+        ["read", "a/b", "--epoch", "-1"],
+        ["read", "a/b", "--last", "5", "--run", "night"],
         ["serve", "--for", "-1"],
         ["demo", "--for", "soon"],
     ],
@@ -120,6 +126,12 @@ def test_read_a_range(recorded: Path, capsys: Captured) -> None:
     assert times("--stop", "-1d") == []
     assert times("--last", "3") == everything[-3:]
     assert len(times("--last", "100ms")) in (5, 6)
+    assert times("--index", ":3") == times("--index", "0:3", "--epoch", "0") == everything[:3]
+    assert times("--index", ":", "--epoch", "0") == times("--epoch", "0") == everything
+    start, stop = (moment_ns(everything[i], 0) for i in (1, 4))
+    with FactsLog.open(recorded / "facts") as facts:
+        RunKeeper(facts, SystemClock()).add(NewRun("few", start, stop))
+    assert times("--run", "few") == everything[1:4]
 
 
 def test_read_raw_values_of_some_channels(recorded: Path, capsys: Captured) -> None:

@@ -169,6 +169,9 @@ def read(
     stop: Annotated[str | None, typer.Option(help="Before this time.", metavar="TIME")] = None,
     last: Annotated[str | None, typer.Option(help="The last 100 (rows), or 10s.", metavar="N")] = None,
     channels: Annotated[str | None, typer.Option(help="Only these, joined by commas.", metavar="A,B")] = None,
+    run: Annotated[str | None, typer.Option(help="Only rows of this run, by its name or id.", metavar="RUN")] = None,
+    index: Annotated[str | None, typer.Option(help="Only these rows of an epoch: 100:200.", metavar="A:B")] = None,
+    epoch: Annotated[int | None, typer.Option(help="Only rows of this epoch.", metavar="N", min=0)] = None,
     form: Annotated[Format, typer.Option("--format", help="How rows are written.")] = Format.TABLE,
     raw: Annotated[bool, typer.Option("--raw", help="As they were stored, without calibration.")] = False,
     config: ConfigFiles = None,
@@ -177,13 +180,15 @@ def read(
     """Write the rows of a stream to standard output."""
     from scidaq.cli.reading import Selection, write_rows
 
-    if last is not None and (start is not None or stop is not None):
-        raise typer.BadParameter("give either --last or --start and --stop")
+    if last is not None and any(one is not None for one in (start, stop, run, index, epoch)):
+        raise typer.BadParameter(
+            "--last says itself which rows: give it without --start, --stop, --run, --index, --epoch"
+        )
     if form is Format.ARROW and sys.stdout.isatty():
         raise typer.BadParameter("an Arrow stream is no text: send it to a file or a program", param_hint="--format")
     chosen = None if channels is None else [name.strip() for name in channels.split(",")]
     try:
-        selection = Selection(stream, start, stop, last, chosen)
+        selection = Selection(stream, start, stop, last, chosen, run, index, epoch)
     except RequestError as error:
         raise typer.BadParameter(str(error)) from None
     try:

@@ -14,14 +14,14 @@ import orjson
 from scidaq.block import Block, Gap
 from scidaq.cli import formats
 from scidaq.cli.times import length_ns, moment_ns, size, to_the_second
-from scidaq.clock import SystemClock
 from scidaq.errors import RequestError
-from scidaq.query import Reader
+from scidaq.query import Reader, Store, open_store
 
 if TYPE_CHECKING:
     from scidaq.store import Report
 
 _ROWS = re.compile("0*[1-9][0-9]{0,17}")
+_INDEX = re.compile("([0-9]{0,18}):([0-9]{0,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +33,40 @@ class Selection:
     stop: str | None = None
     last: str | None = None
     channels: Sequence[str] | None = None
+    run: str | None = None
+    index: str | None = None
+    """Rows of an epoch, as `100:200`."""
+    epoch: int | None = None
 
     def __post_init__(self) -> None:
         """Raises `RequestError` for a time or a length that is none."""
         if self.last is not None and length_ns(self.last) is None and not _ROWS.fullmatch(self.last):
-            shown = self.last if len(self.last) <= 40 else f"{self.last[:40]}…"
-            raise RequestError(f"--last {shown!r}: give a number of rows, as 100, or a length, as 10s")
+            raise RequestError(f"--last {_short(self.last)!r}: give a number of rows, as 100, or a length, as 10s")
         for text in (self.start, self.stop):
             if text is not None:
                 moment_ns(text, 0)
+        if self.index is not None and not _INDEX.fullmatch(self.index):
+            raise RequestError(f"--index {_short(self.index)!r}: give rows as 100:200, 100: or :200")
 
-    def items(self, reader: Reader) -> Iterable[Block | Gap]:
+    def items(self, store: Store) -> Iterable[Block | Gap]:
         """The rows and the gaps between them."""
-        if self.last is not None:
-            length = length_ns(self.last)
-            if length is not None:
-                return reader.last(self.stream, seconds=length / 1e9, channels=self.channels)
-            return reader.last(self.stream, rows=int(self.last), channels=self.channels)
-        now_ns = SystemClock().now_ns()
-        start, stop = (None if text is None else moment_ns(text, now_ns) for text in (self.start, self.stop))
-        return reader.blocks(self.stream, start, stop, self.channels)
+        found = _INDEX.fullmatch(self.index or "")
+        first, end = (int(text) if text else None for text in found.groups()) if found else (None, None)
+        if self.index is not None and first is None and end is None:
+            first = 0
+        last = int(self.last) if self.last is not None and _ROWS.fullmatch(self.last) else self.last
+        return store[self.stream].blocks(
+            *(self.start, self.stop, self.channels),
+            run=self.run,
+            epoch=self.epoch,
+            first=first,
+            end=end,
+            last=last,
+        )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def write_rows(data_dir: Path, selection: Selection, form: str, raw: bool) -> None:
@@ -61,7 +75,7 @@ def write_rows(data_dir: Path, selection: Selection, form: str, raw: bool) -> No
     def note(line: str) -> None:
         print(line, file=sys.stderr)
 
-    items = selection.items(Reader(data_dir))
+    items = selection.items(open_store(data_dir))
     if form == "table":
         formats.write_table(items, sys.stdout, raw)
     elif form == "csv":

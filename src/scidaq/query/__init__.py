@@ -6,8 +6,9 @@ the rows were written. `open_store` (`scidaq.open`) is the door for scripts and 
 
 from scidaq.query.reader import Reader, StreamSummary
 from scidaq.query.rows import Rows
+from scidaq.query.run import RunView
 from scidaq.query.settings import settings_at, snapshot_at
 from scidaq.query.store import Store, open_store
 from scidaq.query.stream import Stream
 
-__all__ = ["Reader", "Rows", "Store", "Stream", "StreamSummary", "open_store", "settings_at", "snapshot_at"]
+__all__ = ["Reader", "Rows", "RunView", "Store", "Stream", "StreamSummary", "open_store", "settings_at", "snapshot_at"]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 import html
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from scidaq.block import Moment, moment_ns
+from scidaq.catalog import Note, RunBook, Setting, read_run_book
 from scidaq.clock import Clock, SystemClock
 from scidaq.errors import ForeignDirectory, UnknownStream
 from scidaq.query.reader import Reader
+from scidaq.query.run import RunView
+from scidaq.query.settings import settings_at
 from scidaq.query.stream import Stream, table_of
 from scidaq.store import STATION
 
@@ -75,6 +79,34 @@ class Store:
 
     def _stream(self, name: str) -> Stream:
         return Stream(self._reader, self._clock, name)
+
+    # ---- what was done ----
+
+    @property
+    def runs(self) -> list[RunView]:
+        """The runs by their start; those that were deleted are left out."""
+        return [RunView(run, self) for run in self._book().runs()]
+
+    def run(self, name: str) -> RunView:
+        """A run by its name or id. Raises `UnknownRun`, or `RequestError` with the ids where several have the name."""
+        return RunView(self._book().run(name), self)
+
+    def notes(
+        self, start: Moment | None = None, stop: Moment | None = None, streams: Iterable[str] | None = None
+    ) -> list[Note]:
+        """The notes about any part of a range of time, and of those about any of the streams, by time."""
+        start_ns, stop_ns = (None if t is None else self._ns(t) for t in (start, stop))
+        return self._book().notes(start_ns, stop_ns, streams)
+
+    def settings(self, at: Moment = "now") -> dict[str, dict[str, Setting]]:
+        """Per instrument each parameter as it was last read at a moment or before; those never read are absent."""
+        return settings_at(self._reader, self._ns(at))
+
+    def _book(self) -> RunBook:
+        return read_run_book(self.path / "facts")
+
+    def _ns(self, moment: Moment) -> int:
+        return moment_ns(moment, self._clock.now_ns())
 
     # ---- shown ----
 

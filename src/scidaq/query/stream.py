@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from scidaq.block import Block, Channel, Epoch, Gap, Moment, Schema, length_ns, moment_ns, shown
+from scidaq.catalog import Run, read_run_book
 from scidaq.clock import Clock
 from scidaq.errors import RequestError
 from scidaq.query.reader import Reader, StreamSummary
@@ -165,7 +166,15 @@ class Stream:
         return Schema(tuple(here)) if here else None
 
     def _within(self, run: str, start_ns: int | None, stop_ns: int | None) -> tuple[int | None, int | None]:
-        raise RequestError(f"run {run!r}: there are no runs")
+        """The part of a range that lies in a run."""
+        facts = read_run_book(self._reader.data_dir / "facts").run(run)
+        if not facts.covers(self.id):
+            raise RequestError(f"{self.id} does not belong to run {facts.name!r}, whose streams are {_list(facts)}")
+        if start_ns is not None and stop_ns is not None and stop_ns < start_ns:
+            return start_ns, stop_ns  # which is refused
+        start = facts.start_ns if start_ns is None else max(start_ns, facts.start_ns)
+        ends = [ns for ns in (stop_ns, facts.stop_ns) if ns is not None]
+        return start, max(min(ends), start) if ends else None
 
     # ---- shown ----
 
@@ -184,6 +193,10 @@ class Stream:
 
     def _repr_html_(self) -> str:
         return table_of([self])
+
+
+def _list(run: Run) -> str:
+    return ", ".join(run.streams)
 
 
 def _described(channel: Channel) -> str:
