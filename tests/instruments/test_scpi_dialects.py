@@ -119,7 +119,7 @@ class Answers(SimulatedInstrument):
 
 def driver_of(instrument, *streams, **more):
     streams = streams or (ScpiStream("s", (ScpiChannel("idn", "*IDN?", dtype="text", max_bytes=40),)),)
-    return ScpiDriver("x", ScpiOptions(instrument.address, streams, **{"timeout_s": 0.2, **more}), SystemClock())
+    return ScpiDriver("x", ScpiOptions(instrument.address, streams, **{"timeout_s": 2.0, **more}), SystemClock())
 
 
 def first_row(instrument, stream, **more):

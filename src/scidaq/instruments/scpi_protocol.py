@@ -164,6 +164,9 @@ def numbers(data: bytes) -> npt.NDArray[np.float64]:
 def special_values(values: npt.NDArray[np.floating]) -> None:
     """Put NaN and infinities where a block of numbers holds what SCPI sends for them."""
     kind = values.dtype.type
+    # The common case, without memory for a second array; NaN compares false.
+    if not values.size or (values.max() < kind(INFINITY) and values.min() > kind(-INFINITY)):
+        return
     large = np.abs(values) >= kind(INFINITY)
     if large.any():
         found = values[large]

@@ -237,7 +237,7 @@ def served():
 
 
 def driver_of(scope, **more):
-    chosen = {"identity": "Oscilloscope", "init": INIT, "parameters": (TIMEBASE, SLOPE), "timeout_s": 0.2, **more}
+    chosen = {"identity": "Oscilloscope", "init": INIT, "parameters": (TIMEBASE, SLOPE), "timeout_s": 0.5, **more}
     return ScpiDriver("scope", ScpiOptions(scope.address, (TRACES,), **chosen), SystemClock())
 
 

@@ -166,7 +166,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def driver_of(at, maker, **more):
-    return ScpiDriver(maker, ScpiOptions(at(maker), **{"timeout_s": 0.5, **OPTIONS[maker], **more}), SystemClock())
+    return ScpiDriver(maker, ScpiOptions(at(maker), **{"timeout_s": 2.0, **OPTIONS[maker], **more}), SystemClock())
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_its_error_queue(at, armed):
 
 def test_a_query_that_it_never_answers_is_missing_and_the_next_is_right(armed):
     wrong = traces(ScpiChannel("none", "NONSENSE?"), ScpiChannel("step", "WFMOUTPRE:XINCR?", unit="s"))
-    block = armed("tektronix", streams=(wrong,), timeout_s=0.05).read(1.0)[0]
+    block = armed("tektronix", streams=(wrong,), timeout_s=0.4).read(1.0)[0]
     assert block.valid is not None
     assert block.valid[1] is None
     assert block.column("step")[0] == pytest.approx(1e-6)
