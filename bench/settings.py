@@ -49,6 +49,8 @@ class Settings:
     turns: int = 4
     """How often each of them has its turn."""
     turn_s: float = 0.2
+    scrapes: int = 50
+    """How often `scrape` renders the metrics."""
     only: Sequence[str] = ()
     """Contestants whose name contains one of these; all when empty."""
 
@@ -76,4 +78,5 @@ def quick() -> Settings:
         starts=1,
         idle_s=5.0,
         segments=1000,
+        scrapes=10,
     )

@@ -17,6 +17,7 @@ import typer
 import scidaq
 from scidaq import errors
 from scidaq.cli.app import app
+from scidaq.observe import CATALOGUE, MAX_LABELLED
 from scidaq.stats import describe
 
 HERE = Path(__file__).parent
@@ -25,7 +26,12 @@ MADE = "This page is made from the code: `python docs/reference/generate.py`."
 
 def pages() -> dict[str, str]:
     """The content of each page by the name of its file."""
-    return {"cli.md": cli_page(), "statistics.md": statistics_page(), "errors.md": errors_page()}
+    return {
+        "cli.md": cli_page(),
+        "statistics.md": statistics_page(),
+        "metrics.md": metrics_page(),
+        "errors.md": errors_page(),
+    }
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -109,6 +115,25 @@ def statistics_page() -> str:
         parts += [f"## {kind.__name__}", f"`scidaq.{module}`: {paragraph(kind)}"]
         parts.append(table(("field", "unit", "meaning"), rows))
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+# ---- metrics --------------------------------------------------------------------------------------------------------
+
+
+def metrics_page() -> str:
+    """Every metric with its unit, its labels and its sentence."""
+    about = (
+        "What a scrape gets, in the text format of Prometheus or as OpenMetrics, whichever its `Accept` asks for. The "
+        "values are those of the [statistics](statistics.md), read at the moment of the scrape; one that is not known "
+        f"is absent. At most {MAX_LABELLED} streams and as many instruments have series of their own "
+        "(`monitoring.labelled_streams` chooses the streams); all others are one series, `other`, of their sum, or of "
+        "the largest where a sum means nothing."
+    )
+    rows = [
+        (f"`{m.name}`", m.kind, m.unit if m.unit != "1" else "", ", ".join(f"`{n}`" for n in m.labels), m.help)
+        for m in CATALOGUE
+    ]
+    return f"# Metrics\n\n{about} {MADE}\n\n{table(('metric', 'kind', 'unit', 'labels', 'meaning'), rows)}"
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,25 @@ Reads what the rooms say of themselves (`stats()`, `judge`), and knows nothing o
 """
 
 from scidaq.observe.health import Check, Component, Health, Report
+from scidaq.observe.host import Pace, Process, usage
+from scidaq.observe.metrics import CATALOGUE, MAX_LABELLED, Metric, Metrics, Sample
 from scidaq.observe.options import LoggingOptions, MonitoringOptions
 from scidaq.observe.redaction import Redactor
 
-__all__ = ["Check", "Component", "Health", "LoggingOptions", "MonitoringOptions", "Redactor", "Report"]
+__all__ = [
+    "CATALOGUE",
+    "MAX_LABELLED",
+    "Check",
+    "Component",
+    "Health",
+    "LoggingOptions",
+    "Metric",
+    "Metrics",
+    "MonitoringOptions",
+    "Pace",
+    "Process",
+    "Redactor",
+    "Report",
+    "Sample",
+    "usage",
+]

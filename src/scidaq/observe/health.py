@@ -107,6 +107,15 @@ class Health:
                 self._until_s = self._clock.monotonic_s() + self._interval_s
             return report
 
+    @property
+    def last(self) -> Report | None:
+        """What was found last, however old; None when nobody has asked yet. Never waits."""
+        return self._report
+
+    def add(self, check: Check) -> None:
+        """Ask for something else, too."""
+        self._checks = (*self._checks, check)
+
     def report(self) -> dict[str, Any]:
         """The answer to `/health`: `status`, `time` and `components`, to be sent as JSON."""
         return self.current().as_json()

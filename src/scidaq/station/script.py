@@ -157,6 +157,9 @@ class _Hand(Station):
     def _open_instruments(self, stack: ExitStack) -> None:
         stack.enter_context(self._supervision)
 
+    def _open_watch(self, stack: ExitStack) -> None:
+        """Nobody asks a script how it is."""
+
     def feed(self, stream: str) -> tuple[_Tail, Intake]:
         """The ring and the intake of a stream."""
         ring = _Tail(stream, RING_BYTES, self._recorder.bell)

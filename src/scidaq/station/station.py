@@ -30,7 +30,7 @@ from scidaq.catalog import (
 from scidaq.clock import STEP_NS, Clock, SystemClock
 from scidaq.errors import CatalogDamaged, CatalogError, ScidaqError, WriteFailed
 from scidaq.instruments import InstrumentStats, Supervision
-from scidaq.observe import Health
+from scidaq.observe import Health, Metrics
 from scidaq.pipeline import Door, Intake, IntakeStats, Ring, RingStats
 from scidaq.query import Reader, snapshot_at
 from scidaq.station import watching
@@ -170,21 +170,7 @@ class Station:
         stack.callback(self._end_runs)  # when the instruments have stopped: what they delivered last belongs to them
         self._open_instruments(stack)
         stack.callback(self._look_at_instruments)
-        self.health = Health(
-            watching.checks(
-                self._supervision,
-                self._is_critical,
-                self._ring_stats,
-                self._recorder,
-                self._free_bytes,
-                self._catalog,
-                self._projector,
-                lambda: watching.judge_clock(clock, self._clock_steps, *self._last_step),
-            ),
-            clock,
-            plan.monitoring.health_check_interval_seconds,
-            lambda: watching.not_ready(self._recorder),
-        )
+        self._open_watch(stack)
 
     @property
     def _said(self) -> dict[str, str]:
@@ -323,6 +309,30 @@ class Station:
         except WriteFailed as error:
             log.error("everything is recorded, but that the station has ended could not be noted", error=str(error))
         self._ask_catalog(lambda: self._catalog.project_facts(self._facts))
+
+    def _open_watch(self, stack: ExitStack) -> None:
+        """Health and metrics, and the thread that looks at what changes slowly; the first to be closed."""
+        clock, monitoring = self._clock, self.plan.monitoring
+        interval_s = monitoring.health_check_interval_seconds
+        self.health = Health(
+            watching.checks(
+                self._supervision,
+                self._is_critical,
+                self._ring_stats,
+                self._recorder,
+                self._free_bytes,
+                self._catalog,
+                self._projector,
+                lambda: watching.judge_clock(clock, self._clock_steps, *self._last_step),
+            ),
+            clock,
+            interval_s,
+            lambda: watching.not_ready(self._recorder),
+        )
+        written = self._recorder.written_bytes
+        watch = watching.Watch(self.plan.data_dir, clock, self.health, written, interval_s)
+        self.metrics = Metrics(lambda: watching.samples(self.stats(), watch, self.health), monitoring.labelled_streams)
+        stack.enter_context(watch)
 
     # ---- streams ----
 

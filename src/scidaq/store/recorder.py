@@ -196,6 +196,10 @@ class Recorder:
             self._map.close()
         return self.ended and self._drained
 
+    def written_bytes(self) -> int:
+        """Bytes written since the start; a glance."""
+        return self._commit.written
+
     def stats(self) -> RecorderStats:
         """A snapshot, from any thread."""
         tracks = list(self._tracks.values())
