@@ -73,7 +73,7 @@ def _verbs(group: Any, around: str = "") -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from _verbs(command, f"{around}{name} ")
-        else:
+        elif not command.hidden:
             yield f"{around}{name}", command
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from scidaq import __version__
 from scidaq.errors import ConfigError, RequestError, ScidaqError
 
 if TYPE_CHECKING:
+    from scidaq.catalog import NewRun
     from scidaq.config import Base, Config
     from scidaq.station import StationStats
 
@@ -37,6 +39,28 @@ ConfigFiles = Annotated[
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Directory of the data.", metavar="DIR")]
 Seconds = Annotated[float | None, typer.Option("--for", help="Stop after so many seconds.", metavar="S", min=0)]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+From = Annotated[str | None, typer.Option("--from", help="From this time on, as --start of `read`.", metavar="TIME")]
+To = Annotated[str | None, typer.Option("--to", help="Before this time.", metavar="TIME")]
+Streams = Annotated[
+    str | None, typer.Option("--streams", help="Only these, as `dmm/readings,cam/*`.", metavar="A/B,C/*")
+]
+Operator = Annotated[str | None, typer.Option("--operator", help="Who does it.", metavar="NAME")]
+Sample = Annotated[str | None, typer.Option("--sample", help="What is measured.", metavar="NAME")]
+Remarks = Annotated[str | None, typer.Option("--notes", help="Whatever there is to say.", metavar="TEXT")]
+Meta = Annotated[
+    list[str] | None,
+    typer.Option("--meta", help="Something else about it; may be given several times.", metavar="KEY=VALUE"),
+]
+RunArgument = Annotated[str, typer.Argument(help="A run, by its name or id.", metavar="RUN")]
+By = Annotated[str | None, typer.Option("--by", help="Who says so.", metavar="NAME")]
+
+
+RunName = Annotated[
+    str | None,
+    typer.Option(
+        "--run", help="Record it as a run of this name; one that a kill has interrupted goes on.", metavar="NAME"
+    ),
+]
 
 
 class Format(StrEnum):
@@ -109,26 +133,48 @@ def everything(
 
 
 @app.command()
-def demo(seconds: Seconds = None, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
+def demo(
+    seconds: Seconds = None,
+    run_name: RunName = None,
+    operator: Operator = None,
+    sample: Sample = None,
+    notes: Remarks = None,
+    meta: Meta = None,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
     """Record simulated instruments and this machine, and show how it goes."""
     from scidaq.cli.demo import simulated
     from scidaq.cli.recording import report_end
     from scidaq.config import Base
 
+    run = _run_to_record(run_name, operator, sample, notes, meta)
     with simulated() as configuration:
         loaded = _load(config, data_dir, Base("demo", configuration))
-        stats = _record(loaded, seconds, f"recording into {loaded.station.data_dir}; Ctrl-C ends it", show=True)
+        stats = _record(
+            loaded, seconds, f"recording into {loaded.station.data_dir}; Ctrl-C ends it", show=True, run=run
+        )
     report_end(stats, loaded.station.data_dir)
 
 
 @app.command()
-def serve(seconds: Seconds = None, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
+def serve(
+    seconds: Seconds = None,
+    run_name: RunName = None,
+    operator: Operator = None,
+    sample: Sample = None,
+    notes: Remarks = None,
+    meta: Meta = None,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
     """Record the configured instruments until a signal comes."""
     from scidaq.cli.recording import report_end
 
+    run = _run_to_record(run_name, operator, sample, notes, meta)
     loaded = _load(config, data_dir)
     names = ", ".join(loaded.instruments) or "nothing, since no instrument is configured,"
-    stats = _record(loaded, seconds, f"recording {names} into {loaded.station.data_dir}", show=False)
+    stats = _record(loaded, seconds, f"recording {names} into {loaded.station.data_dir}", show=False, run=run)
     report_end(stats, loaded.station.data_dir)
 
 
@@ -231,6 +277,290 @@ def repair(
     raise typer.Exit(code)
 
 
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+runs = typer.Typer(no_args_is_help=True)
+app.add_typer(runs, name="run", help="Runs: named windows of time over streams, for the past or for what is recorded.")
+
+
+@runs.command("add")
+def run_add(
+    name: Annotated[str, typer.Argument(help="What it is to be called.", metavar="NAME")],
+    start: Annotated[str, typer.Option("--from", help="Its beginning, as --start of `read`.", metavar="TIME")],
+    stop: Annotated[str, typer.Option("--to", help="Its end: `now`, or a time in the past.", metavar="TIME")],
+    streams: Streams = None,
+    operator: Operator = None,
+    sample: Sample = None,
+    notes: Remarks = None,
+    meta: Meta = None,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Declare a run for the past, over what has been recorded."""
+    from scidaq.cli.runs import run_acts, time_ns
+
+    with _typed():
+        new = _run_of(name, operator, sample, notes, meta, streams, time_ns(start), time_ns(stop))
+    with run_acts(_directory(config, data_dir)) as acts:
+        print(f"run {name}: {acts.add(new).id}")
+
+
+@runs.command("start")
+def run_start(
+    name: Annotated[str, typer.Argument(help="What it is to be called.", metavar="NAME")],
+    streams: Streams = None,
+    operator: Operator = None,
+    sample: Sample = None,
+    notes: Remarks = None,
+    meta: Meta = None,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Begin a run on the station that records now."""
+    from scidaq.cli.runs import run_acts
+
+    with _typed():
+        new = _run_of(name, operator, sample, notes, meta, streams)
+    with run_acts(_directory(config, data_dir)) as acts:
+        print(f"run {name}: {acts.start(new).id}")
+
+
+@runs.command("end", hidden=True)
+@runs.command("stop")
+def run_stop(run: RunArgument, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
+    """End a run that is under way, or one that a kill has interrupted: with its newest row."""
+    from scidaq.cli.runs import ended_words, run_acts
+
+    with run_acts(_directory(config, data_dir)) as acts:
+        print(ended_words(acts.stop(run)))
+
+
+@runs.command("list")
+def run_list(
+    search: Annotated[str | None, typer.Option(help="Only those that say this.", metavar="TEXT")] = None,
+    deleted: Annotated[bool, typer.Option("--deleted", help="Also those that were deleted.")] = False,
+    as_json: AsJson = False,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """List the runs."""
+    from scidaq.cli.runs import list_runs
+
+    list_runs(_directory(config, data_dir), search, deleted, as_json)
+
+
+@runs.command("show")
+def run_show(run: RunArgument, as_json: AsJson = False, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
+    """Show all that is known of a run: what is said of it, the instruments, its rows and gaps."""
+    from scidaq.cli.runs import show_run
+
+    show_run(_directory(config, data_dir), run, as_json)
+
+
+@runs.command("edit")
+def run_edit(
+    run: RunArgument,
+    name: Annotated[str | None, typer.Option("--name", help="What it is to be called.", metavar="NAME")] = None,
+    start: From = None,
+    stop: To = None,
+    streams: Annotated[
+        str | None, typer.Option("--streams", help="Only these, as `dmm/readings,cam/*`; `all`.", metavar="A/B,C/*")
+    ] = None,
+    operator: Operator = None,
+    sample: Sample = None,
+    notes: Remarks = None,
+    meta: Meta = None,
+    unmeta: Annotated[
+        list[str] | None, typer.Option("--unmeta", help="What is no longer to be said about it.", metavar="KEY")
+    ] = None,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Say something else of a run; what is not given stays. The snapshots of the instruments stay as they were."""
+    from scidaq.catalog import RunChanges
+    from scidaq.cli.runs import metadata_of, run_acts, streams_of, time_ns
+
+    with _typed():
+        changed = {**metadata_of(meta or ()), **dict.fromkeys(unmeta or ())} or None
+        chosen = None if streams is None else () if streams == "all" else streams_of(streams)
+        changes = RunChanges(name, time_ns(start), time_ns(stop), chosen, operator, sample, notes, changed)
+    with run_acts(_directory(config, data_dir)) as acts:
+        print(f"run {acts.edit(run, changes).name} is changed")
+
+
+@runs.command("delete")
+def run_delete(
+    run: RunArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Show a run no more. Its rows stay."""
+    from scidaq.cli.runs import found_run, run_acts
+
+    where = _directory(config, data_dir)
+    one = found_run(where, run)
+    if not yes:
+        typer.confirm(f"delete run {one.name} ({one.id})? Its rows stay", abort=True)
+        typer.confirm("really? What is said of it will be shown no more", abort=True)
+    with run_acts(where) as acts:
+        acts.delete(one.id)
+    print(f"run {one.name} is deleted; its rows stay")
+
+
+@runs.command("hold")
+def run_hold(
+    until: Annotated[str, typer.Option("--until", help="A time, or a length from now on, as 30d.", metavar="TIME")],
+    run: Annotated[str | None, typer.Argument(help="A run, by its name or id.", metavar="[RUN]")] = None,
+    stream: Annotated[str | None, typer.Option(help="Instead of a run: a stream, or dmm/*.", metavar="STREAM")] = None,
+    start: From = None,
+    stop: To = None,
+    why: Annotated[str | None, typer.Option("--why", help="What it is kept for.", metavar="TEXT")] = None,
+    by: By = None,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Keep the rows of a run from retention, or those of a stream or a range of time, until a time."""
+    from scidaq.catalog import NewHold
+    from scidaq.cli.runs import hold_words, run_acts, time_ns, until_ns
+
+    with _typed():
+        new = NewHold(until_ns(until), run, stream, time_ns(start), time_ns(stop), why or "", by or "")
+    with run_acts(_directory(config, data_dir)) as acts:
+        hold = acts.hold(new)
+    print(hold_words(hold, {hold.run or "": run or ""}))
+
+
+@runs.command("holds")
+def run_holds(as_json: AsJson = False, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
+    """List what is kept from retention now."""
+    from scidaq.cli.runs import list_holds
+
+    list_holds(_directory(config, data_dir), as_json)
+
+
+@runs.command("release")
+def run_release(
+    held: Annotated[str, typer.Argument(help="A run, or the id of a hold.", metavar="RUN|HOLD")],
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """End the holds of a run, or one hold, before their time."""
+    from scidaq.cli.runs import release, run_acts
+
+    where = _directory(config, data_dir)
+    with run_acts(where) as acts:
+        for hold in release(acts, where, held):
+            print(f"hold {hold.id} is released")
+
+
+@app.command()
+def note(
+    text: Annotated[str | None, typer.Argument(help="What there is to remark.", metavar="[TEXT]")] = None,
+    at: Annotated[str | None, typer.Option("--at", help="When; now unless given.", metavar="TIME")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="For a range: its end.", metavar="TIME")] = None,
+    streams: Streams = None,
+    run: Annotated[str | None, typer.Option("--run", help="The run that it belongs to.", metavar="RUN")] = None,
+    by: By = None,
+    edit: Annotated[str | None, typer.Option("--edit", help="Change the note of this id.", metavar="ID")] = None,
+    remove: Annotated[
+        str | None, typer.Option("--remove", help="Show the note of this id no more.", metavar="ID")
+    ] = None,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Remark something about a moment or a range of time."""
+    from scidaq.catalog import NewNote, NoteChanges
+    from scidaq.cli.runs import run_acts, streams_of, time_ns
+
+    if (edit is not None) + (remove is not None) + (text is not None and edit is None) != 1:
+        raise typer.BadParameter("give a text, or --edit ID with what changes, or --remove ID")
+    with _typed():
+        begin, end = time_ns(at), time_ns(until)
+        chosen = None if streams is None else streams_of(streams)
+        changes = NoteChanges(text, begin, end, chosen) if edit is not None else None
+        new = NewNote(text, begin, end, chosen or (), run, by or "") if text is not None and edit is None else None
+    with run_acts(_directory(config, data_dir)) as acts:
+        if changes is not None and edit is not None:
+            print(f"note {acts.edit_note(edit, changes).id} is changed")
+        elif new is not None:
+            print(f"note {acts.note(new).id}")
+        else:
+            print(f"note {acts.remove_note(remove or '').id} is removed")
+
+
+@app.command()
+def notes(
+    start: From = None,
+    stop: To = None,
+    streams: Streams = None,
+    run: Annotated[str | None, typer.Option("--run", help="Only those of this run.", metavar="RUN")] = None,
+    as_json: AsJson = False,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """List the notes."""
+    from scidaq.cli.runs import list_notes, streams_of, time_ns
+
+    with _typed():
+        begin, end = time_ns(start), time_ns(stop)
+    list_notes(_directory(config, data_dir), begin, end, streams_of(streams), run, as_json)
+
+
+@app.command()
+def settings(
+    at: Annotated[str | None, typer.Option("--at", help="When; now unless given.", metavar="TIME")] = None,
+    as_json: AsJson = False,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Show who the instruments were and how they were set, at any time that was recorded."""
+    from scidaq.cli.runs import list_settings, time_ns
+
+    with _typed():
+        t_ns = time_ns(at)
+    list_settings(_directory(config, data_dir), t_ns, as_json)
+
+
+@contextmanager
+def _typed() -> Iterator[None]:
+    """What is wrong with what was typed is a mistake of the command line."""
+    try:
+        yield
+    except RequestError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _run_of(
+    name: str,
+    operator: str | None,
+    sample: str | None,
+    notes: str | None,
+    meta: list[str] | None,
+    streams: str | None = None,
+    start_ns: int | None = None,
+    stop_ns: int | None = None,
+) -> NewRun:
+    """The run that was typed. Raises `RequestError`."""
+    from scidaq.catalog import NewRun
+    from scidaq.cli.runs import metadata_of, streams_of
+
+    said = (operator or "", sample or "", notes or "", metadata_of(meta or ()))
+    return NewRun(name, start_ns, stop_ns, streams_of(streams), *said)
+
+
+def _run_to_record(
+    name: str | None, operator: str | None, sample: str | None, notes: str | None, meta: list[str] | None
+) -> NewRun | None:
+    """The run that the recording is to be, if any."""
+    if name is None:
+        if operator or sample or notes or meta:
+            raise typer.BadParameter("what is said of a run needs one: give --run NAME as well")
+        return None
+    with _typed():
+        return _run_of(name, operator, sample, notes, meta)
+
+
 # ---- configuration --------------------------------------------------------------------------------------------------
 
 configuration = typer.Typer(
@@ -288,8 +618,8 @@ def _directory(files: list[Path] | None, data_dir: Path | None) -> Path:
     return data_dir if data_dir is not None else _load(files, None).station.data_dir
 
 
-def _record(config: Config, seconds: float | None, greeting: str, *, show: bool) -> StationStats:
+def _record(config: Config, seconds: float | None, greeting: str, *, show: bool, run: NewRun | None) -> StationStats:
     from scidaq.cli.recording import record
     from scidaq.clock import SystemClock
 
-    return record(config, SystemClock(), seconds, greeting, show=show)
+    return record(config, SystemClock(), seconds, greeting, show=show, run=run)

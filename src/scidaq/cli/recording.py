@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from scidaq.cli.times import NS, clock_time, size
 from scidaq.clock import Clock
 
 if TYPE_CHECKING:
+    from scidaq.catalog import NewRun
     from scidaq.config import Config
     from scidaq.station import Station, StationStats
 
@@ -60,8 +61,10 @@ def stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def record(config: Config, clock: Clock, seconds: float | None, greeting: str, *, show: bool) -> StationStats:
-    """Run the station until a signal comes or `seconds` have passed, and return how it ended.
+def record(
+    config: Config, clock: Clock, seconds: float | None, greeting: str, *, show: bool, run: NewRun | None = None
+) -> StationStats:
+    """Run the station until a signal comes or `seconds` have passed, and return how it ended; with `run`, as a run.
 
     `greeting` is printed once the station is open: before, nothing is recorded.
     With `show` a table that lives on a terminal, else lines every few seconds. On return everything is durable.
@@ -73,11 +76,18 @@ def record(config: Config, clock: Clock, seconds: float | None, greeting: str, *
     live = show and console.is_terminal
     every_s = TABLE_S if live else LINES_S
     with stop_signals() as asked:
-        with Station(config.plan(clock), clock) as station:
-            _say(greeting)
+        with Station(replace(config.plan(clock), run=run), clock) as station:
+            _say(greeting + _run_words(station))
             ticks = _ticks(clock, asked, every_s, seconds)
             (_watch if live else _tell)(console, station, ticks) if show else deque(ticks, 0)
         return station.stats()
+
+
+def _run_words(station: Station) -> str:
+    """What is under way, and whether it was before."""
+    return "".join(
+        f", as run {run.name}{', which goes on' if run.resumed_ns else ''}" for run in station.runs.book.under_way()
+    )
 
 
 def _say(text: str) -> None:

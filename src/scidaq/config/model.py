@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
-from scidaq import pipeline, store
+from scidaq import __version__, pipeline, store
 from scidaq.block import INSTRUMENT_ID
 from scidaq.config.effective import digest, effective, secrets_in
 from scidaq.config.layers import DEFAULT, Origin
@@ -119,5 +119,12 @@ class Config:
             for one in self.instruments.values()
         )
         return StationPlan(
-            self.station.data_dir, self.station.name, tuple(instruments), self.storage, self.pipeline, self.monitoring
+            self.station.data_dir,
+            self.station.name,
+            tuple(instruments),
+            self.storage,
+            self.pipeline,
+            self.monitoring,
+            version=__version__,
+            config_hash=self.hash,
         )
