@@ -9,7 +9,7 @@ from scidaq.block.block import Array, Block, Mask, Times
 from scidaq.block.channel import DTYPES, INSTRUMENT_ID, MAX_TEXT_BYTES, NS, Calibration, Channel, Schema, schema
 from scidaq.block.description import KEY as DESCRIPTION_KEY
 from scidaq.block.description import Description, Piece, Pieces, calibrated, physical_block
-from scidaq.block.epoch import Entry, Epoch, Ledger, Resume, StreamSpec, check_stream_id
+from scidaq.block.epoch import IMPORTED, Entry, Epoch, Ledger, Resume, StreamSpec, check_stream_id
 from scidaq.block.gap import Gap, Reason
 from scidaq.block.layout import (
     Bytes,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DESCRIPTION_KEY",
     "DTYPES",
+    "IMPORTED",
     "INSTRUMENT_ID",
     "MAX_TEXT_BYTES",
     "NS",

@@ -13,6 +13,9 @@ from scidaq.block.ranges import RangeSet
 from scidaq.clock import Anchor
 from scidaq.errors import InvalidBlock
 
+IMPORTED = "imported"
+"""The boot in the anchor of an epoch whose rows came from a file, at times that no clock of ours measured."""
+
 
 def check_stream_id(stream: str) -> str:
     """`stream` itself when it is a stream id (`instrument/stream`), else `InvalidBlock`."""
@@ -60,6 +63,11 @@ class Epoch:
         check_stream_id(self.stream)
         if self.number < 0:
             raise InvalidBlock(f"epoch {self.number} of {self.stream}: numbers begin at 0")
+
+    @property
+    def imported(self) -> bool:
+        """Whether its rows came from a file: then their times are kept to the nanosecond."""
+        return self.anchor.boot_id == IMPORTED
 
     def as_json(self) -> dict[str, Any]:
         """What goes into files."""

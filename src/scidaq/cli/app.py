@@ -243,6 +243,67 @@ def read(
         hang_up()
 
 
+@app.command("import")
+def import_(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Files, or directories of the segments of a stream.", metavar="FILE...")
+    ],
+    stream: Annotated[
+        str | None,
+        typer.Option(
+            help="The stream that they become; or an instrument, below which each has its name.", metavar="ID"
+        ),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Declare a run of this name over what came in.", metavar="NAME")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="What the files are, where they do not tell themselves.", metavar="F")
+    ] = "",
+    start: Annotated[
+        str | None, typer.Option(help="Time of the first row, for files that do not say it.", metavar="TIME")
+    ] = None,
+    rate_hz: Annotated[
+        float | None, typer.Option("--rate-hz", help="Rows per second, for files without times.", metavar="HZ")
+    ] = None,
+    time_column: Annotated[str, typer.Option("--time-column", help="Which column is the time.", metavar="NAME")] = "",
+    unit: Annotated[
+        list[str] | None, typer.Option("--unit", help="Unit (UCUM) of a column, as v=mV.", metavar="COLUMN=UNIT")
+    ] = None,
+    missing: Annotated[
+        list[str] | None, typer.Option("--missing", help="A text that stands for a missing value.", metavar="TEXT")
+    ] = None,
+    skip_lines: Annotated[
+        int, typer.Option("--skip-lines", help="Lines of a text file before its header.", metavar="N", min=0)
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken, and take nothing.")] = False,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Take files into the data directory as past data: CSV, WAV, Parquet, Arrow, and what scidaq exported.
+
+    Done again, it goes on where it was, or changes nothing. No station may record there meanwhile.
+    """
+    from scidaq.cli.importing import import_files, units
+    from scidaq.cli.times import moment_ns
+    from scidaq.clock import SystemClock
+    from scidaq.instruments import Reading
+
+    if rate_hz is not None and not 0 < rate_hz <= 1e10:
+        raise typer.BadParameter("rows per second are above 0 and at most 10^10", param_hint="--rate-hz")
+    try:
+        begins = None if start is None else moment_ns(start, SystemClock().now_ns())
+        known = units(unit or ())
+    except RequestError as error:
+        raise typer.BadParameter(str(error)) from None
+    reading = Reading(form, time_column, rate_hz, begins, known, tuple(missing or ()), skip_lines)
+    where, name = data_dir, "station"
+    if where is None:
+        loaded = _load(config, None)
+        where, name = loaded.station.data_dir, loaded.station.name
+    import_files(where, paths, reading, stream=stream, run=run, dry_run=dry_run, station=name)
+
+
 @app.command()
 def verify(as_json: AsJson = False, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
     """Read everything that is recorded, and check every checksum and every balance."""

@@ -1,7 +1,19 @@
-"""A station: one data directory and the process that owns it; and `record`, the same for a script."""
+"""A station: one data directory and its owner; `record`, the same for a script, and `Importer`, for files."""
 
+from scidaq.station.importing import Imported, Importer, Source, streams_of
 from scidaq.station.plan import InstrumentPlan, StationPlan
 from scidaq.station.script import Recording, record
 from scidaq.station.station import Station, StationStats
 
-__all__ = ["InstrumentPlan", "Recording", "Station", "StationPlan", "StationStats", "record"]
+__all__ = [
+    "Imported",
+    "Importer",
+    "InstrumentPlan",
+    "Recording",
+    "Source",
+    "Station",
+    "StationPlan",
+    "StationStats",
+    "record",
+    "streams_of",
+]

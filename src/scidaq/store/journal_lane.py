@@ -144,7 +144,7 @@ class JournalLane:
         blocks: list[Block | None] = []
         while track.pending:
             parts = [track.pending.popleft()]
-            while track.pending and track.pending[0].follows(parts[-1]):
+            while track.pending and track.continues(parts[0], parts[-1], track.pending[0]):
                 parts.append(track.pending.popleft())
             blocks.append(Block.join(parts))
         track.pending_bytes = 0

@@ -97,7 +97,7 @@ class SegmentLane:
                 pending.appendleft(rest)
             return [head]
         parts = [head]
-        while pending and pending[0].follows(parts[-1]):
+        while pending and track.continues(head, parts[-1], pending[0]):
             size += pending[0].nbytes
             if size > limit:
                 break
@@ -279,7 +279,9 @@ class SegmentLane:
         blocks = track.journalled
         while blocks:
             count, size = 1, blocks[0].nbytes
-            while count < len(blocks) and size < BATCH_BYTES // 2 and blocks[count].follows(blocks[count - 1]):
+            while count < len(blocks) and size < BATCH_BYTES // 2:
+                if not track.continues(blocks[0], blocks[count - 1], blocks[count]):
+                    break
                 size += blocks[count].nbytes
                 count += 1
             if not writer.append(Block.join(blocks[:count])):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from scidaq.block import Block, Entry, Epoch, Gap, Ledger, RangeSet, Reason, Resume
+from scidaq.block import NS, Block, Entry, Epoch, Gap, Ledger, RangeSet, Reason, Resume
 from scidaq.stats import Durations
 from scidaq.store.journal import Record
 from scidaq.store.segment import SegmentWriter
@@ -279,6 +279,21 @@ class Track:
     def on_journal(self) -> bool:
         """Whether something durable waits in the journal to be moved."""
         return bool(self.journalled or self.journal_gaps or self.journal_left_out)
+
+    def continues(self, head: Block, last: Block, block: Block) -> bool:
+        """Whether a block may be put into one batch with those from `head` to `last`.
+
+        Times within a batch follow from its first; of rows that were measured here, to one nanosecond; of those that
+        were imported, exactly.
+        """
+        if not block.follows(last):
+            return False
+        rate = block.schema.rate
+        if rate is None or self.book is None or not self.book.epoch.imported:
+            return True
+        rows = block.first - head.first
+        whole = block.rows == 1 or rows * NS * rate.denominator % rate.numerator == 0
+        return whole and block.t0_ns == head.t0_ns + block.schema.span_ns(rows)
 
     def mark(self, seq: int, ranges: RangeSet, first: int, end: int) -> None:
         """Put rows of the entry `seq` into a set of the book, undoably."""

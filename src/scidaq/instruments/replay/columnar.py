@@ -12,7 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from scidaq.block import MAX_TEXT_BYTES, Array, Block, Calibration, Channel, Mask, Schema, Times, unit_problem
+from scidaq.block import (
+    DESCRIPTION_KEY,
+    MAX_TEXT_BYTES,
+    Array,
+    Block,
+    Calibration,
+    Channel,
+    Description,
+    Mask,
+    Schema,
+    Times,
+    unit_problem,
+)
 from scidaq.errors import InvalidBlock, UnreadableFile
 from scidaq.instruments.replay.foreign import (
     PIECE_ROWS,
@@ -23,6 +35,8 @@ from scidaq.instruments.replay.foreign import (
     TimeRule,
     check_units,
     columns,
+    description,
+    exported,
     find_time,
     one_after_the_other,
     settle,
@@ -50,12 +64,49 @@ def tables(path: Path, reading: Reading, form: str) -> list[Table]:
 
     batches: Batches = partial(_parquet if form == "parquet" else _ipc, path)
     try:
+        said = (_said_by_parquet if form == "parquet" else _said_by_ipc)(path)
         with closing(batches()) as rows:
             arrow = next(rows)
-            first = next(rows, None)
+            first = next(rows, None) if said is None else None
     except (pa.ArrowException, OSError) as error:
         raise UnreadableFile(path, "", _said(error)) from error
+    if said is not None:
+        return [_exported(path, reading, description(path, said), arrow, batches)]
     return [foreign(path, reading, arrow, first, batches)]
+
+
+def _said_by_parquet(path: Path) -> bytes | None:
+    """The description in an exported file; None in another."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        found: bytes | None = (file.metadata.metadata or {}).get(DESCRIPTION_KEY.encode())
+        return found
+
+
+def _said_by_ipc(path: Path) -> bytes | None:
+    """The description in the last batch of an exported file, which has no rows; None in another."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as source:
+        if source.read(6) != b"ARROW1":
+            return None
+        source.seek(0)
+        with pa.ipc.open_file(source) as file:
+            if not file.num_record_batches:
+                return None
+            batch, said = file.get_batch_with_custom_metadata(file.num_record_batches - 1)
+            found: bytes | None = (said or {}).get(DESCRIPTION_KEY.encode()) if not batch.num_rows else None
+            return found
+
+
+def _exported(path: Path, reading: Reading, said: Description, arrow: Any, batches: Batches) -> Table:
+    """A file of scidaq's own: its columns are the time and the channels, in their order."""
+    wanted = ["time", *said.schema.names]
+    if list(arrow.names) != wanted:
+        raise UnreadableFile(path, "", f"its columns are not those of its description: {', '.join(wanted[:20])}")
+    parts = [_Part(i + 1, channel) for i, channel in enumerate(said.schema.channels)]
+    return exported(path, said, lambda: _rows(path, batches, parts, 0, None), reading)
 
 
 def _said(error: Exception) -> str:

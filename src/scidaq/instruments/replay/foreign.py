@@ -7,24 +7,26 @@ become Blocks, be it at the places that a file of scidaq's own says or one behin
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from scidaq.block import NS, Array, Block, Channel, Gap, Mask, Schema, Times, unit_problem
-from scidaq.errors import UnreadableFile
+from scidaq.block import NS, Array, Block, Channel, Description, Gap, Mask, Schema, Times, unit_problem
+from scidaq.errors import RequestError, UnreadableFile
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 768 << 10
 """The most that is in one block."""
 PIECE_ROWS = 65_536
 SAMPLE_BYTES = 4 << 20
 """As much of a file is looked at to learn what its columns are, unless all of it is."""
-TIME_NAMES = frozenset("time timestamp time_stamp datetime date_time utc t zeit".split())
+TIME_NAMES = frozenset("time timestamp time_stamp datetime date_time date utc t zeit".split())
 MISSING = frozenset(("", "na", "n/a", "#n/a", "null", "none", "-", "--", "---", "missing"))
 """What stands for a value that is not there, in small letters."""
 _TEXT_UNITS = re.compile(r"^(.*?)\s*[(\[]\s*([^()\[\]]+?)\s*[)\]]\s*$")
@@ -248,16 +250,65 @@ def find_time(names: Sequence[str], wanted: str) -> int | None:
 
 
 def in_pieces(schema: Schema, rows: Iterable[Rows]) -> Iterator[Rows]:
-    """The same, none larger than a block should be."""
+    """The same rows, in pieces that are no larger than a block should be, and cut where that costs no nanosecond."""
+    taking = Taking(rows)
+    most = piece_rows(schema)
+    while (part := taking.take(most)) is not None:
+        yield part
+
+
+def piece_rows(schema: Schema) -> int:
+    """How many rows a block has; of a uniform stream so many that the next begins on a whole nanosecond, if it can."""
     most = max(1, min(PIECE_ROWS, PIECE_BYTES // max(1, schema.row_bytes)))
-    for part in rows:
-        count = len(part.columns[0])
-        if count <= most:
+    if schema.rate is not None:
+        step = schema.rate.numerator // math.gcd(NS * schema.rate.denominator, schema.rate.numerator)
+        most -= most % step if step <= most else 0
+    return most
+
+
+class Taking:
+    """Takes as many rows as are asked for out of pieces of any size."""
+
+    def __init__(self, rows: Iterable[Rows]) -> None:
+        self._rows = iter(rows)
+        self._left: Rows | None = None
+
+    def take(self, most: int) -> Rows | None:
+        """The next rows, `most` unless there are fewer; None at the end."""
+        parts: list[Rows] = []
+        missing = most
+        while missing:
+            part = self._left if self._left is not None else next(self._rows, None)
+            self._left = None
+            if part is None:
+                break
+            count = len(part.columns[0])
+            if count > missing:
+                self._left, part, count = cut(part, missing, count), cut(part, 0, missing), missing
             if count:
-                yield part
+                parts.append(part)
+                missing -= count
+        return joined(parts) if parts else None
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Pieces as one; copies, unless there is one."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = tuple(np.concatenate([p.columns[i] for p in parts]) for i in range(len(parts[0].columns)))
+    masks: list[Mask | None] = []
+    for i in range(len(columns)):
+        if all(p.masks[i] is None for p in parts):
+            masks.append(None)
             continue
-        for a in range(0, count, most):
-            yield cut(part, a, min(count, a + most))
+        found = [p.masks[i] for p in parts]
+        masks.append(
+            np.concatenate(
+                [np.ones(len(p.columns[i]), np.bool_) if m is None else m for p, m in zip(parts, found, strict=True)]
+            )
+        )
+    times = None if parts[0].times is None else np.concatenate([p.times for p in parts if p.times is not None])
+    return Rows(columns, tuple(masks), times)
 
 
 def cut(rows: Rows, a: int, b: int) -> Rows:
@@ -305,6 +356,62 @@ def one_after_the_other(
         masks = part.masks if any(m is not None for m in part.masks) else None
         yield Block(name, 0, at, schema, part.columns, t0_ns, times, masks)
         at += count
+
+
+def restored(path: Path, name: str, said: Description, rows: Iterable[Rows]) -> Iterator[Block | Gap]:
+    """The rows of an exported file at the places that its description says, and the gaps between them.
+
+    Raises `UnreadableFile` where the file has fewer rows than its description, or more.
+    """
+    schema, taking = said.schema, Taking(rows)
+    most, gaps = piece_rows(schema), list(said.gaps)
+    for piece in said.pieces:
+        while gaps and (gaps[0].epoch, gaps[0].end) <= (piece.epoch, piece.first):
+            yield gaps.pop(0)
+        done = 0
+        while done < piece.rows:
+            part = taking.take(min(most, piece.rows - done))
+            if part is None:
+                raise UnreadableFile(path, f"behind row {piece.at + done}", f"it ends; {said.rows} rows belong into it")
+            count = len(part.columns[0])
+            if schema.rate is None:
+                times = part.times
+                if times is None or (times[1:] < times[:-1]).any():
+                    raise UnreadableFile(
+                        path, f"rows {piece.at + done + 1} to {piece.at + done + count}", "time goes back"
+                    )
+                t0_ns = int(times[0])
+            else:
+                times, t0_ns = None, (piece.t0_ns or 0) + schema.span_ns(done)
+            masks = part.masks if any(m is not None for m in part.masks) else None
+            yield Block(name, piece.epoch, piece.first + done, schema, part.columns, t0_ns, times, masks)
+            done += count
+    if taking.take(1) is not None:
+        raise UnreadableFile(path, f"row {said.rows + 1}", f"it has more rows than the {said.rows} that it says")
+    yield from gaps
+
+
+def exported(path: Path, said: Description, read: Callable[[], Iterable[Rows]], reading: Reading) -> Table:
+    """The table of an exported file: everything is said in it, and nothing may be said otherwise."""
+    if reading.rate_hz is not None or reading.start_ns is not None or reading.time_column:
+        raise UnreadableFile(path, "", "scidaq exported it, with its times; leave out rate, start and time column")
+    schema = said.schema
+    if reading.units:
+        names = {c.name for c in schema.channels}
+        if unknown := [n for n in reading.units if n not in names]:
+            raise UnreadableFile(path, "", f"no channel {unknown[0]!r} for a unit; there are {_some(names)}")
+        channels = tuple(replace(c, unit=reading.units.get(c.name, c.unit)) for c in schema.channels)
+        said = replace(said, schema=Schema(channels, schema.rate))
+    name = slug(said.stream.partition("/")[2])
+    return Table(name, said.schema, lambda: restored(path, name, said, read()), True, said.rows, said.stream)
+
+
+def description(path: Path, text: str | bytes) -> Description:
+    """What an exported file says of itself. Raises `UnreadableFile`."""
+    try:
+        return Description.from_json(json.loads(text))
+    except (RequestError, ValueError, RecursionError) as error:
+        raise UnreadableFile(path, "", f"its description cannot be understood: {error}") from error
 
 
 def text_column(values: Sequence[bytes], most: int) -> Array:
