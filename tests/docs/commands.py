@@ -81,6 +81,10 @@ class Newcomer:
         """Put a file that a page shows into the directory."""
         (self.directory / name).write_text(text.replace("5025", self._port))
 
+    def anew(self) -> None:
+        """Python that comes now begins without what came before."""
+        self._python = ""
+
     def _run(self, command: list[str], expected: int) -> str:
         # Into a file: a program left in the background would keep a pipe open.
         with (self.directory / ".said").open("w+") as said:

@@ -77,7 +77,7 @@ def _array(channel: Channel, column: Array, mask: Mask | None, kind: pa.DataType
     if channel.dtype == "text":
         offsets, chars = text_buffers(column, mask)
         return pa.Array.from_buffers(kind, rows, [bitmap, pa.py_buffer(offsets), pa.py_buffer(chars)])
-    data = _bits(column) if column.dtype == np.bool_ else pa.py_buffer(np.ascontiguousarray(column))
+    data = _bits(column) if column.dtype == np.bool_ else pa.py_buffer(column)
     if not channel.shape:
         return pa.Array.from_buffers(kind, rows, [bitmap, data])
     return _nested(kind, rows, bitmap, data)

@@ -7,7 +7,7 @@ in shared memory (aligned to 8). Source: Arrow Columnar Format 1.5, "Physical me
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +105,7 @@ def buffer_count(schema: Schema) -> tuple[int, int]:
     return nodes, buffers
 
 
-def _column(channel: Channel, rows: int, mask: Mask | None, buffers: Sequence[Bytes]) -> Array:
+def _column(channel: Channel, dtype: np.dtype[Any], rows: int, buffers: Sequence[Bytes]) -> Array:
     if channel.dtype == "text":
         offsets = buffers[0][: 4 * (rows + 1)].view(np.int32)
         lengths = np.diff(offsets)
@@ -118,10 +118,10 @@ def _column(channel: Channel, rows: int, mask: Mask | None, buffers: Sequence[By
     if channel.dtype == "bool":
         flat: Array = np.unpackbits(buffers[0], count=count, bitorder="little").view(np.bool_)
     else:
-        flat = buffers[0][: count * channel.numpy_dtype.itemsize].view(channel.numpy_dtype)
+        flat = buffers[0][: count * dtype.itemsize].view(dtype)
     if len(flat) != count:
         raise InvalidBlock(f"channel {channel.name!r}: {len(flat)} values where {count} belong")
-    return flat.reshape(rows, *channel.shape)
+    return flat.reshape(rows, *channel.shape) if channel.shape else flat
 
 
 def from_buffers(
@@ -136,13 +136,13 @@ def from_buffers(
         times, at = buffers[1][: 8 * rows].view(np.int64), 2
     columns: list[Array] = []
     masks: list[Mask | None] = []
-    for channel in schema.channels:
+    for channel, dtype in zip(schema.channels, schema.dtypes, strict=True):
         bitmap = buffers[at]
         mask = np.unpackbits(bitmap, count=rows, bitorder="little").view(np.bool_) if len(bitmap) else None
         masks.append(mask)
         at += 2 if channel.shape else 1
         n = 2 if channel.dtype == "text" else 1
-        columns.append(_column(channel, rows, mask, buffers[at : at + n]))
+        columns.append(_column(channel, dtype, rows, buffers[at : at + n]))
         at += n
     valid = tuple(masks) if any(m is not None for m in masks) else None
     return Block(stream, epoch, first, schema, tuple(columns), t0_ns, times, valid)
