@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from scidaq.catalog import (
     covered,
     read_run_book,
 )
-from scidaq.errors import RequestError, UnknownRun, WriteFailed
+from scidaq.errors import RequestError, UnknownRun
 from scidaq.testing import FakeClock
 
 T0 = 1_750_000_000_000_000_000
@@ -464,77 +464,3 @@ def test_damage_in_the_middle_is_told_and_the_rest_is_read(tmp_path: Path) -> No
     book = rig.on_disk()
     assert {r.name for r in book.runs()} == {"a", "c"}
     assert len(book.damage) == 1
-
-
-# ---- a disk that fails ----
-
-
-class Dying:
-    """The operating system, which ends at one of its verbs."""
-
-    def __init__(self, at: int, torn: int) -> None:
-        from scidaq.catalog.facts import _OsFiles
-
-        self._files, self._left, self._torn = _OsFiles(), at, torn
-
-    def __getattr__(self, verb: str) -> Callable[..., Any]:
-        real = getattr(self._files, verb)
-
-        def act(*arguments: Any) -> Any:
-            self._left -= 1
-            if self._left == 0:
-                if verb == "append":
-                    real(arguments[0], [b"".join(arguments[1])[: self._torn]])
-                raise OSError(5, "made up")
-            return real(*arguments)
-
-        return act
-
-
-VERBS: dict[str, Callable[[RunKeeper], Any]] = {
-    "start": lambda k: k.start(NewRun("c")),
-    "stop": lambda k: k.stop("b"),
-    "add": lambda k: k.add(NewRun("p", T0, T0 + 1)),
-    "edit": lambda k: k.edit("b", RunChanges(notes="x")),
-    "delete": lambda k: k.delete("a"),
-    "hold": lambda k: k.hold(NewHold(T0 + 100 * S, run="a")),
-    "release": lambda k: k.release(k.book.holds()[0].id),
-    "note": lambda k: k.note(NewNote("x")),
-    "edit_note": lambda k: k.edit_note(k.book.notes()[0].id, NoteChanges(text="y")),
-    "remove_note": lambda k: k.remove_note(k.book.notes()[0].id),
-}
-
-
-def content(book: RunBook) -> Any:
-    return book.runs(deleted=True), book.holds(), book.notes()
-
-
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("torn", [0, 40])
-def test_a_verb_that_the_disk_refuses_is_not_done_and_may_be_tried_again(tmp_path: Path, verb: str, torn: int) -> None:
-    for at in range(1, 9):
-        rig = Rig(tmp_path / str(at))
-        rig.keeper.start(NewRun("a"))
-        rig.keeper.start(NewRun("b"))
-        rig.keeper.stop("a")
-        rig.keeper.hold(NewHold(T0 + 50 * S, stream="a/b"))
-        rig.keeper.note(NewNote("remark"))
-        rig.clock.advance(10)
-        before = content(rig.on_disk())
-        rig.log._files = Dying(at, torn)
-        failed = False
-        try:
-            VERBS[verb](rig.keeper)
-        except WriteFailed:
-            failed = True
-            assert content(rig.keeper.book) == before
-            assert rig.told[-1] == [()], "b is still recorded, and nothing else"
-            # Killed here, the act is done whole or not at all.
-            after_kill = rig.on_disk()
-            assert after_kill.ignored == 0
-            VERBS[verb](rig.keeper)
-        assert content(rig.on_disk()) == content(rig.keeper.book) != before
-        rig.log.close()
-        if not failed:
-            return
-    raise AssertionError("it never came to an end")

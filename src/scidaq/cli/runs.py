@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from scidaq import __version__
 from scidaq.block import Block
 from scidaq.catalog import (
-    FactsLog,
     Hold,
     InstrumentState,
     Note,
     Run,
     RunActs,
     RunBook,
-    RunKeeper,
     Scalar,
     Snapshot,
     read_run_book,
@@ -27,9 +25,9 @@ from scidaq.catalog import (
 from scidaq.cli import control
 from scidaq.cli.times import length_ns, moment_ns, shown, to_the_second
 from scidaq.clock import SystemClock
-from scidaq.errors import RequestError, ScidaqError, StationBusy
+from scidaq.errors import RequestError, StationBusy
 from scidaq.query import Reader, snapshot_at
-from scidaq.store import open_station, read_station, system_files
+from scidaq.store import read_station, system_files
 
 SHORT = 8
 """Characters of an id that are enough."""
@@ -85,37 +83,18 @@ def run_acts(data_dir: Path) -> Iterator[RunActs]:
 
     Raises `ForeignDirectory` and its kin, and `StationBusy` when there is a station that cannot be reached.
     """
-    read_station(data_dir)
-    clock, files = SystemClock(), system_files()
-    try:
-        _, lock = open_station(data_dir, files, "", clock.now_ns(), True)
-    except StationBusy:
-        lock = None
-    if lock is None:
-        reached = control.acts(data_dir)
-        if reached is None:
-            raise StationBusy(f"a station runs on {data_dir}, and cannot be reached from here: stop it first")
-        yield reached
-        return
-    with lock, FactsLog.open(data_dir / "facts", clock, files) as facts:
-        yield RunKeeper(
-            facts,
-            clock,
-            version=__version__,
-            snapshot_at=lambda t_ns: _snapshot_at(data_dir, t_ns),
-            newest_ns=lambda run: _newest_ns(data_dir, run),
-        )
+    from scidaq.station import open_runs
 
-
-def _snapshot_at(data_dir: Path, t_ns: int) -> Snapshot | None:
-    with suppress(ScidaqError, OSError):
-        return snapshot_at(Reader(data_dir), t_ns)
-    return None
-
-
-def _newest_ns(data_dir: Path, run: Run) -> int | None:
-    found = [s.last_ns for s in Reader(data_dir).streams() if run.covers(s.stream)]
-    return max((ns for ns in found if ns is not None), default=None)
+    with ExitStack() as stack:
+        try:
+            acts: RunActs = stack.enter_context(open_runs(data_dir, version=__version__))
+        except StationBusy:
+            reached = control.acts(data_dir)
+            if reached is None:
+                busy = f"a station runs on {data_dir}, and cannot be reached from here: stop it first"
+                raise StationBusy(busy) from None
+            acts = reached
+        yield acts
 
 
 def release(acts: RunActs, data_dir: Path, wanted: str) -> list[Hold]:

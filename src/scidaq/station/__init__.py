@@ -2,6 +2,7 @@
 
 from scidaq.station.importing import Imported, Importer, Source, streams_of
 from scidaq.station.plan import InstrumentPlan, StationPlan
+from scidaq.station.runs import open_runs
 from scidaq.station.script import Recording, record
 from scidaq.station.station import Station, StationStats
 
@@ -14,6 +15,7 @@ __all__ = [
     "Station",
     "StationPlan",
     "StationStats",
+    "open_runs",
     "record",
     "streams_of",
 ]
