@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import structlog
+import typer
 
 from scidaq import __version__
 from scidaq.catalog import FactsLog, NewRun, RunKeeper
@@ -37,7 +38,9 @@ def test_version_and_help(capsys: Captured) -> None:
     assert capsys.readouterr().out == f"scidaq {__version__}\n"
     assert run(["--help"]) == 0
     said = capsys.readouterr().out
-    assert all(command.callback and command.callback.__name__ in said for command in app.registered_commands)
+    root: Any = typer.main.get_command(app)
+    assert root.commands
+    assert [name for name in root.commands if name not in said] == []
 
 
 def test_help_imports_none_of_the_heavy_libraries() -> None:
@@ -409,3 +412,49 @@ def test_the_live_table_on_a_terminal(tmp_path: Path) -> None:
     text = said.decode()
     for words in ("durable rows", "fast/wave", "acquiring", "journal", "scidaq-demo holds"):
         assert words in text
+
+
+# ---- SIGHUP
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
+@pytest.mark.slow
+def test_a_hang_up_has_the_configuration_read_again(tmp_path: Path) -> None:
+    lab = tmp_path / "lab.toml"
+    lab.write_text(CONFIGURATION)
+    process = started("serve", "--config", "lab.toml", "--data-dir", "data", cwd=tmp_path)
+    said: list[str] = []
+    assert process.stderr is not None
+
+    def wait_for(phrase: str) -> None:
+        for line in process.stderr or ():
+            said.append(line)
+            if phrase in line:
+                return
+        raise AssertionError("".join(said))
+
+    try:
+        wait_for("instrument acquiring")
+        lab.write_text("[storage]\nsync_interval_ms = 'no'\n[nonsense]\n")
+        process.send_signal(signal.SIGHUP)
+        wait_for("unknown section")
+        lab.write_text(
+            CONFIGURATION.replace("sync_interval_ms = 50", "sync_interval_ms = 60").replace(".slow]", ".new]")
+        )
+        process.send_signal(signal.SIGHUP)
+        wait_for("instruments were changed")
+        wait_for("only after a restart")
+        assert "storage.sync_interval_ms" in said[-1]
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    verified = scidaq("verify", "--data-dir", "data", cwd=tmp_path)
+    assert verified.returncode == 0, verified.stdout
+    assert {line.split()[1] for line in verified.stdout.splitlines() if "epoch" in line} == {
+        "adc/wave",
+        "slow/wave",
+        "new/wave",
+    }

@@ -352,6 +352,11 @@ class RunKeeper:
         self.book = RunBook.of(facts)
         """What there is, for questions."""
 
+    def configured(self, config_hash: str) -> None:
+        """The configuration is another one from now on: it is what runs that begin later will say."""
+        with self._lock:
+            self._said = self._said | {"config_hash": config_hash}
+
     # ---- a life ----
 
     def start(self, new: NewRun) -> Run:

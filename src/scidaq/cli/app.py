@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -168,13 +168,14 @@ def serve(
     config: ConfigFiles = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Record the configured instruments until a signal comes."""
+    """Record the configured instruments until a signal comes; SIGHUP has the configuration read again."""
     from scidaq.cli.recording import report_end
 
     run = _run_to_record(run_name, operator, sample, notes, meta)
     loaded = _load(config, data_dir)
     names = ", ".join(loaded.instruments) or "nothing, since no instrument is configured,"
-    stats = _record(loaded, seconds, f"recording {names} into {loaded.station.data_dir}", show=False, run=run)
+    greeting = f"recording {names} into {loaded.station.data_dir}"
+    stats = _record(loaded, seconds, greeting, show=False, run=run, again=lambda: _load(config, data_dir))
     report_end(stats, loaded.station.data_dir)
 
 
@@ -193,6 +194,37 @@ def check(
         print(finding, flush=True)
         fine = fine and finding.fine
     raise typer.Exit(0 if fine else 1)
+
+
+@app.command()
+def doctor(
+    offline: Annotated[bool, typer.Option("--offline", help="Do not talk to the instruments.")] = False,
+    as_json: AsJson = False,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Look at whatever could keep a station from recording well, and say what to do, within ten seconds."""
+    import json
+
+    from scidaq.cli.doctor import Grade, all_checks, examine
+    from scidaq.cli.doctor import as_json as for_programs
+    from scidaq.clock import SystemClock
+
+    clock = SystemClock()
+    loaded: Config | None = None
+    problems: Sequence[str] = ()
+    try:
+        loaded = _load(config, data_dir)
+    except ConfigError as error:
+        problems = error.problems
+    findings = []
+    for finding in examine(all_checks(loaded, problems, clock, offline=offline), clock):
+        findings.append(finding)
+        if not as_json:
+            print(finding, flush=True)
+    if as_json:
+        print(json.dumps(for_programs(findings), indent=2))
+    raise typer.Exit(1 if any(one.grade is Grade.WRONG for one in findings) else 0)
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -679,8 +711,16 @@ def _directory(files: list[Path] | None, data_dir: Path | None) -> Path:
     return data_dir if data_dir is not None else _load(files, None).station.data_dir
 
 
-def _record(config: Config, seconds: float | None, greeting: str, *, show: bool, run: NewRun | None) -> StationStats:
+def _record(
+    config: Config,
+    seconds: float | None,
+    greeting: str,
+    *,
+    show: bool,
+    run: NewRun | None,
+    again: Callable[[], Config] | None = None,
+) -> StationStats:
     from scidaq.cli.recording import record
     from scidaq.clock import SystemClock
 
-    return record(config, SystemClock(), seconds, greeting, show=show, run=run)
+    return record(config, SystemClock(), seconds, greeting, show=show, run=run, again=again)

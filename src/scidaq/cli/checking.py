@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scidaq.clock import Clock
@@ -41,31 +42,50 @@ def check(config: Config, clock: Clock, *, offline: bool, timeout_s: float = TIM
     busy = yield from _data_directory(config)
     if not config.instruments:
         yield Finding(True, "instruments", "none is configured")
-    asked = not offline and not busy
-    threads = {one.id: _Asking(one, clock) for one in config.instruments.values()} if asked else {}
+    if not offline and not busy:
+        yield from ask(config, clock, timeout_s)
+        return
+    for one in config.instruments.values():
+        why = "a station is running, which talks to it" if busy else "not asked"
+        yield Finding(True, _subject(one), f"its options are right; {why}")
+
+
+def ask(config: Config, clock: Clock, timeout_s: float = TIMEOUT_S) -> Iterator[Finding]:
+    """Ask all instruments at once who they are."""
+    threads = {one.id: _Asking(one, clock) for one in config.instruments.values()}
     deadline = clock.monotonic_s() + timeout_s
     for one in config.instruments.values():
-        subject = f"instrument {one.id} ({one.general.driver})"
-        if not asked:
-            why = "a station is running, which talks to it" if busy else "not asked"
-            yield Finding(True, subject, f"its options are right; {why}")
-        else:
-            yield threads[one.id].answer(subject, max(0.0, deadline - clock.monotonic_s()), timeout_s)
+        yield threads[one.id].answer(_subject(one), max(0.0, deadline - clock.monotonic_s()), timeout_s)
+
+
+def _subject(one: Instrument) -> str:
+    return f"instrument {one.id} ({one.general.driver})"
+
+
+def in_use(data_dir: Path) -> bool:
+    """Whether a station runs on a data directory."""
+    from scidaq.store import system_files
+
+    if not (data_dir / "LOCK").exists():
+        return False
+    try:
+        system_files().lock(data_dir / "LOCK").close()
+    except StationBusy:
+        return True
+    return False
 
 
 def _data_directory(config: Config) -> Generator[Finding, None, bool]:
     """Whether a station could record there; returns whether one does."""
-    from scidaq.store import check_directory, system_files
+    from scidaq.store import check_directory
 
     data_dir = config.station.data_dir
     subject = f"data directory {data_dir}"
     try:
         check_directory(data_dir, config.storage.allow_network_filesystem)
-        if (data_dir / "LOCK").exists():
-            system_files().lock(data_dir / "LOCK").close()
-    except StationBusy:
-        yield Finding(True, subject, "in use by a running station")
-        return True
+        if in_use(data_dir):
+            yield Finding(True, subject, "in use by a running station")
+            return True
     except ScidaqError as error:
         yield Finding(False, subject, str(error))
     else:

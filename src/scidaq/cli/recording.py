@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from scidaq.cli.reloading import hang_ups
 from scidaq.cli.times import NS, clock_time, size
 from scidaq.clock import Clock
 
@@ -42,10 +43,10 @@ _STOPPING = b"scidaq: stopping; what has arrived is made durable first\n"
 
 
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
+def stop_signals(hang_up: bool = False) -> Iterator[threading.Event]:
     """SIGTERM and Ctrl-C set the event; a second one changes nothing, so that no data is lost to impatience.
 
-    For the main thread.
+    With `hang_up` the end of the terminal does so too. For the main thread.
     """
     asked = threading.Event()
 
@@ -53,7 +54,10 @@ def stop_signals() -> Iterator[threading.Event]:
         os.write(2, _STOPPING)  # the only way to write that is safe in a handler
         asked.set()
 
-    before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hang_up and hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {s: signal.signal(s, ask) for s in numbers}
     try:
         yield asked
     finally:
@@ -62,24 +66,35 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def record(
-    config: Config, clock: Clock, seconds: float | None, greeting: str, *, show: bool, run: NewRun | None = None
+    config: Config,
+    clock: Clock,
+    seconds: float | None,
+    greeting: str,
+    *,
+    show: bool,
+    run: NewRun | None = None,
+    again: Callable[[], Config] | None = None,
 ) -> StationStats:
     """Run the station until a signal comes or `seconds` have passed, and return how it ended; with `run`, as a run.
 
-    `greeting` is printed once the station is open: before, nothing is recorded.
+    `greeting` is printed once the station is open: before, nothing is recorded. With `again` SIGHUP has the
+    configuration read again by it; without, it ends the recording as the other signals do.
     With `show` a table that lives on a terminal, else lines every few seconds. On return everything is durable.
     """
+    from scidaq.config import Reloader
     from scidaq.station import Station
 
     console = Console()
     _log_to_stderr(config.logging.level)
     live = show and console.is_terminal
     every_s = TABLE_S if live else LINES_S
-    with stop_signals() as asked:
+    with hang_ups() as hung_up, stop_signals(hang_up=again is None) as asked:
         with Station(replace(config.plan(clock), run=run), clock) as station:
             _say(greeting + _run_words(station))
-            ticks = _ticks(clock, asked, every_s, seconds)
-            (_watch if live else _tell)(console, station, ticks) if show else deque(ticks, 0)
+            reloader = Reloader(config, again or (lambda: config), station, clock, [_set_log_level])
+            with hung_up.answered(reloader.try_reload):
+                ticks = _ticks(clock, asked, every_s, seconds)
+                (_watch if live else _tell)(console, station, ticks) if show else deque(ticks, 0)
         return station.stats()
 
 
@@ -88,6 +103,10 @@ def _run_words(station: Station) -> str:
     return "".join(
         f", as run {run.name}{', which goes on' if run.resumed_ns else ''}" for run in station.runs.book.under_way()
     )
+
+
+def _set_log_level(config: Config) -> None:
+    _log_to_stderr(config.logging.level)
 
 
 def _say(text: str) -> None:

@@ -8,18 +8,22 @@ from scidaq.config.layers import Origin, Override
 from scidaq.config.loading import Base, load
 from scidaq.config.model import Config, Instrument, InstrumentOptions, StationOptions
 from scidaq.config.reference import reference
+from scidaq.config.reloading import Changes, Reloader, compare
 from scidaq.config.schema import json_schema
 from scidaq.config.showing import as_json, show
 
 __all__ = [
     "Base",
+    "Changes",
     "Config",
     "Instrument",
     "InstrumentOptions",
     "Origin",
     "Override",
+    "Reloader",
     "StationOptions",
     "as_json",
+    "compare",
     "default_configuration",
     "json_schema",
     "load",

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from scidaq.config.loading import SECTIONS
 from scidaq.config.model import InstrumentOptions
-from scidaq.config.words import element, expected, field_docs, hints, value_words
+from scidaq.config.words import element, expected, field_docs, hints, is_live, value_words
 from scidaq.instruments import find_drivers
 
 INTRODUCTION = """\
@@ -59,6 +59,13 @@ scidaq config schema > scidaq.schema.json     # for editors: `#:schema ./scidaq.
 ```
 
 [`default.toml`](default.toml) is what the second of these prints.
+
+## Changing it while a station runs
+
+On SIGHUP `scidaq serve` reads its configuration again. Instruments are added, taken out, or taken out and put in again
+where any of their settings differs, while all others go on; settings whose meaning ends in *(changes at once)* do that.
+Whatever else differs is named in the log, and waits for the next start. A configuration with a mistake changes nothing:
+the log tells each mistake.
 
 ## Is it right?
 
@@ -114,7 +121,7 @@ def _rows(kind: type, around: str = "") -> Iterator[tuple[str, str, str, str]]:
     for name, annotation in hints(kind).items():
         inner, many = _inside(annotation)
         key = f"{around}{name}{'[]' if many else ''}"
-        doc = " ".join(docs.get(name, "").split())
+        doc = " ".join([*docs.get(name, "").split(), *(["*(changes at once)*"] if is_live(annotation) else [])])
         yield f"`{key}`", expected(annotation), defaults[name], doc
         if inner is not None:
             yield from _rows(inner, f"{key}.")

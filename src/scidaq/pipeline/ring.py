@@ -151,6 +151,10 @@ class Ring:
         with self._lock:
             return Latest(self, self._blocks)
 
+    def widen(self, capacity_bytes: int) -> None:
+        """Hold at least as much from now on."""
+        self.capacity_bytes = max(self.capacity_bytes, capacity_bytes)
+
     def close(self) -> None:
         """No more will be offered; readers that wait return."""
         with self._lock:

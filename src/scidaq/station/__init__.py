@@ -1,7 +1,7 @@
 """A station: one data directory and its owner; `record`, the same for a script, and `Importer`, for files."""
 
 from scidaq.station.importing import Imported, Importer, Source, streams_of
-from scidaq.station.plan import InstrumentPlan, StationPlan
+from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
 from scidaq.station.runs import open_runs
 from scidaq.station.script import Recording, record
 from scidaq.station.station import Station, StationStats
@@ -10,6 +10,7 @@ __all__ = [
     "Imported",
     "Importer",
     "InstrumentPlan",
+    "PlanChanges",
     "Recording",
     "Source",
     "Station",

@@ -51,3 +51,14 @@ class StationPlan:
     """Of scidaq, as the facts are to say it."""
     config_hash: str = ""
     """Of the configuration that the plan was made from; empty where it came from none."""
+
+
+@dataclass(frozen=True)
+class PlanChanges:
+    """What is to become different of a station while it records; an instrument that changes is taken out and put in."""
+
+    remove: tuple[str, ...] = ()
+    """Ids of instruments."""
+    add: tuple[InstrumentPlan, ...] = ()
+    config_hash: str = ""
+    """Of the configuration that is in force afterwards; empty where it came from none."""

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import structlog
 
-from scidaq.block import StreamSpec
+from scidaq.block import Reason, StreamSpec
 from scidaq.catalog import (
     ARMED,
     Catalog,
@@ -25,16 +25,17 @@ from scidaq.catalog import (
     RunKeeper,
     Snapshot,
     covered,
+    register_kind,
     set_aside,
 )
 from scidaq.clock import STEP_NS, Clock, SystemClock
-from scidaq.errors import CatalogDamaged, CatalogError, ScidaqError, WriteFailed
+from scidaq.errors import CatalogDamaged, CatalogError, ConfigError, RequestError, ScidaqError, WriteFailed
 from scidaq.instruments import InstrumentStats, Supervision
 from scidaq.observe import Health, Metrics
-from scidaq.pipeline import Door, Intake, IntakeStats, Ring, RingStats
+from scidaq.pipeline import Door, Hold, Intake, IntakeStats, Ring, RingStats
 from scidaq.query import Reader, snapshot_at
 from scidaq.station import watching
-from scidaq.station.plan import InstrumentPlan, StationPlan
+from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
 from scidaq.stats import field_of
 from scidaq.store import (
     STARTED,
@@ -61,11 +62,15 @@ from scidaq.store import (
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
+CHANGED = register_kind("station.changed", "Instruments were taken out or put in while the station recorded.")
+
 CLOCK_WATCH_S = 1.0
 MOST_SETTINGS = 1000
 """Settings of an instrument in the fact that it was armed: a fact has not room for any number of them."""
 MIN_RING_BYTES = 4 << 20
 SPACE_TO_START = 1 << 20
+HEARD_S = 5.0
+"""How long the recorder may take to hear that an instrument is put in again."""
 CLOSE_S = 60.0
 """How long the disk may take to end the recording before the station gives up waiting for it."""
 
@@ -103,7 +108,13 @@ class Station:
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._rings: dict[str, Ring] = {}
-        self._doors: dict[str, Door] = {}
+        self._holds: dict[str, Hold] = {}
+        """The recorder's side of each ring, those of instruments that were taken out as well."""
+        self._doors: dict[str, _ArmedDoor] = {}
+        self._taken_out: dict[str, tuple[_ArmedDoor, dict[str, Ring]]] = {}
+        """Of instruments that may be put in again: their streams go on where they were."""
+        self._changing = threading.Lock()
+        self._may_change = False
         self._armed: dict[str, Any] = {}
         self._stands: dict[str, Stand] = {}
         self._stop = threading.Event()
@@ -291,9 +302,100 @@ class Station:
         if not self.plan.instruments:
             log.warning("no instrument is configured, so nothing will be recorded")
         for one in self.plan.instruments:
-            door = _ArmedDoor(one.id, partial(self._open_intake, one), partial(self._note_armed, one))
-            self._doors[one.id] = door
+            self._put_in(one)
+        self._may_change = True
+        stack.callback(self._end_changes)
+
+    # ---- changes while it records ----
+
+    def apply(self, changes: PlanChanges) -> dict[str, str]:
+        """Take instruments out and put others in, while all others go on; which could not be put in, and why.
+
+        One that is taken out goes to its safe state first; what it has delivered is recorded, and its segments are
+        sealed as soon as that is durable. Put in again, its streams go on: with a gap, in the same epoch where the
+        source numbers its rows. Raises `RequestError` when the station does not record.
+        """
+        with self._changing:
+            if not self._may_change:
+                raise RequestError("the station is starting or stopping, so nothing can be changed")
+            leaving = [name for name in changes.remove if name in self._doors]
+            for name in leaving:  # all at once: each takes its time to come to a safe state
+                self._supervision.instruments[name].request_stop()
+            for name in leaving:
+                self._take_out(name)
+            problems = {}
+            for one in changes.add:
+                try:
+                    self._put_in(one)
+                except ConfigError as error:
+                    problems[one.id] = str(error)
+            put_in = tuple(one for one in changes.add if one.id not in problems)
+            stay = tuple(one for one in self.plan.instruments if one.id not in leaving)
+            config_hash = changes.config_hash or self.plan.config_hash
+            self.plan = replace(self.plan, instruments=stay + put_in, config_hash=config_hash)
+            self._keeper.configured(config_hash)
+            self._note_change(leaving, [one.id for one in put_in])
+            return problems
+
+    def _put_in(self, one: InstrumentPlan) -> None:
+        """Record an instrument; one that was taken out goes on where its streams are. Raises `ConfigError`."""
+        door, rings = self._taken_out.pop(one.id, (None, {}))
+        if door is None:
+            door = _ArmedDoor(one.id)
+        door.open_for(partial(self._open_intake, one), partial(self._note_armed, one), partial(self._widen, one))
+        for stream in rings:
+            self._recorder.add(stream, self._holds[stream], one.policy(stream.split("/")[1]), _pre_trigger_ns(one))
+        if rings and not self._recorder.wait_until_heard(HEARD_S):  # or the first rows would go by the policy of before
+            log.warning("the recorder is late; the first rows are recorded as before", instrument=one.id)
+        with self._lock:
+            self._doors, self._rings = {**self._doors, one.id: door}, {**self._rings, **rings}
+        try:
             self._supervision.add(one.id, one.make, door, options=one.supervision, driver_name=one.driver)
+        except ConfigError:
+            self._set_by(one.id)
+            raise
+
+    def _take_out(self, name: str) -> None:
+        """Stop an instrument; what it has delivered is recorded to the end."""
+        door = self._doors[name]
+        if not self._supervision.remove(name):
+            log.warning("an instrument had to be left behind as it was", instrument=name)
+        door.interrupted(Reason.DISCONNECT, self._clock.now_ns(), "the instrument was taken out or configured anew")
+        door.close()
+        self._armed.pop(name, None)
+        self._set_by(name)
+
+    def _set_by(self, name: str) -> None:
+        """Keep the streams of an instrument that is no longer there, and have their segments sealed."""
+        with self._lock:
+            door = self._doors[name]
+            rings = {stream: ring for stream, ring in self._rings.items() if stream.startswith(f"{name}/")}
+            self._doors = {key: value for key, value in self._doors.items() if key != name}
+            self._rings = {key: value for key, value in self._rings.items() if key not in rings}
+        self._taken_out[name] = door, rings
+        for stream in rings:
+            self._recorder.rest(stream)
+
+    def _widen(self, instrument: InstrumentPlan, specs: Sequence[StreamSpec]) -> None:
+        """Let the rings of streams that are there already hold as much as their present schema asks for."""
+        for spec in specs:
+            ring = self._rings.get(f"{instrument.id}/{spec.name}")
+            if ring is not None:
+                ring.widen(self._ring_bytes(spec, instrument.pre_trigger_s))
+
+    def _note_change(self, removed: Sequence[str], added: Sequence[str]) -> None:
+        said = {"removed": list(removed), "added": list(added), "config_hash": self.plan.config_hash}
+        log.info("instruments were changed", removed=list(removed), added=list(added))
+        try:
+            self._facts.append(CHANGED, {key: value for key, value in said.items() if value})
+        except WriteFailed as error:
+            log.error("that instruments were changed could not be noted", error=str(error))
+
+    def _end_changes(self) -> None:
+        with self._changing:  # one that is under way comes to its end
+            self._may_change = False
+
+    # ---- the end ----
 
     def _unlock(self, lock: File) -> None:
         """Give the directory free; not where the recorder did not end: it may write until the process ends."""
@@ -339,14 +441,14 @@ class Station:
     def _open_intake(self, instrument: InstrumentPlan, spec: StreamSpec) -> Intake:
         """The ring, the recorder's reader and the intake of a stream that an instrument announces."""
         stream = f"{instrument.id}/{spec.name}"
-        pre_trigger_ns = int(instrument.pre_trigger_s * 1e9)
         ring = Ring(stream, self._ring_bytes(spec, instrument.pre_trigger_s), bell=self._recorder.bell)
         with self._lock:
             self._rings = {**self._rings, stream: ring}
         stand = self._stands.get(stream)
         resume, next_epoch = stand.resume() if stand else None, self.recovered.next_epochs.get(stream, 0)
         intake = Intake(stream, ring, self._clock, resume, next_epoch)
-        self._recorder.add(stream, ring.hold(), instrument.policy(spec.name), pre_trigger_ns)
+        hold = self._holds[stream] = ring.hold()
+        self._recorder.add(stream, hold, instrument.policy(spec.name), _pre_trigger_ns(instrument))
         return intake
 
     def _ring_bytes(self, spec: StreamSpec, pre_trigger_s: float) -> int:
@@ -487,15 +589,34 @@ class Station:
 
 
 class _ArmedDoor(Door):
-    """A door that tells when its instrument has been armed."""
+    """A door that tells when its instrument is armed: before its streams begin, and after."""
 
-    def __init__(self, instrument: str, open_intake: Any, armed: Any) -> None:
-        super().__init__(instrument, open_intake)
-        self._tell = armed
+    def __init__(self, instrument: str) -> None:
+        super().__init__(instrument, _not_open)
+        self._before: Callable[[Sequence[StreamSpec]], None] = _not_open
+        self._after: Callable[[tuple[StreamSpec, ...]], None] = _not_open
 
-    def begin(self, specs: Any) -> None:
+    def open_for(
+        self,
+        open_intake: Callable[[StreamSpec], Intake],
+        armed: Callable[[tuple[StreamSpec, ...]], None],
+        arming: Callable[[Sequence[StreamSpec]], None],
+    ) -> None:
+        """Before its instrument is started, also when it was taken out meanwhile."""
+        self._open, self._after, self._before = open_intake, armed, arming
+
+    def begin(self, specs: Sequence[StreamSpec]) -> None:
+        self._before(specs)
         super().begin(specs)
-        self._tell(tuple(specs))
+        self._after(tuple(specs))
+
+
+def _not_open(_: object) -> NoReturn:
+    raise RuntimeError("a door that nobody has opened yet")
+
+
+def _pre_trigger_ns(instrument: InstrumentPlan) -> int:
+    return int(instrument.pre_trigger_s * 1e9)
 
 
 def _tune() -> None:

@@ -78,6 +78,8 @@ class Recorder:
         self._undrained: set[str] = set()
         self._stalled: set[str] = set()
         """Streams that wait for a free buffer."""
+        self._resting: set[str] = set()
+        """Streams that come to rest: to be sealed as soon as that can be."""
         lane = (projection, self._commit.put, self._settle, self._publish)
         self._segments = SegmentLane(data_dir, files, clock, station, options, *lane)
         self._journal = JournalLane(data_dir, files, clock, station, options.journal_move_s, journal_number, *lane)
@@ -102,7 +104,11 @@ class Recorder:
             track = self._tracks.get(stream)
             if track is None:
                 self._tracks = {**self._tracks, stream: Track(stream, reader, policy, pre_trigger_ns)}
-            else:  # recovery knew it already
+            else:  # recovery knew it already, or it had come to rest
+                self._resting.discard(stream)
+                if not self._short():
+                    self._guarded(track, self._pull)  # what has come in is recorded as it was to be then
+                self._accounting.let_all_go(track)
                 track.deliver(reader, policy, pre_trigger_ns)
             track = self._tracks[stream]
             if self._space.low:
@@ -117,6 +123,26 @@ class Recorder:
             self._wake.set()
         else:
             act()
+
+    def wait_until_heard(self, timeout_s: float) -> bool:
+        """Wait until everything that was asked of the recorder before has been taken notice of; whether it has."""
+        heard = threading.Event()
+        self._inbox.append(heard.set)
+        self._wake.set()
+        return self._clock.wait(heard, timeout_s)
+
+    def rest(self, stream: str) -> None:
+        """Nothing more will come, for a while at least: what has come in is made durable and its segment sealed.
+
+        From any thread, at once; it takes a few commits. `add` lets it go on.
+        """
+
+        def act() -> None:
+            if stream in self._tracks:
+                self._resting.add(stream)
+
+        self._inbox.append(act)
+        self._wake.set()
 
     def resume(self, stream: str, stand: Stand) -> None:
         """Go on with what recovery found of a stream (also one that nothing delivers to any more); before `start`."""
@@ -409,6 +435,8 @@ class Recorder:
                 self._guarded(track, self._tick_stream)
         for track in self._journal.commit():
             self._start_over(track)
+        for stream in sorted(self._resting) if not short else ():
+            self._guarded(self._tracks[stream], self._bring_to_rest)
         self._journal.roll(self._clock.monotonic_s(), self._tracks.values())
 
     def _tick_stream(self, track: Track) -> None:
@@ -425,6 +453,18 @@ class Recorder:
         elif self._is_idle(track):
             self._active.discard(track.stream)
         self._release_settled(track)
+
+    def _bring_to_rest(self, track: Track) -> None:
+        """Bring a stream nearer to where it may stay as it is; it no longer comes to rest when it is there."""
+        if track.blocked_until_s:
+            return
+        self._pull(track)
+        if track.backlog:
+            return
+        self._accounting.let_all_go(track)
+        if self._segments.finish(track) and not track.in_flight:
+            self._release_settled(track)
+            self._resting.discard(track.stream)
 
     @staticmethod
     def _is_idle(track: Track) -> bool:
