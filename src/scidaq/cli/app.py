@@ -275,6 +275,57 @@ def read(
         hang_up()
 
 
+class ExportFormat(StrEnum):
+    """What a file can be exported as; `scidaq.archive.FORMATS` has the same names."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+    ARROW = "arrow"
+    HDF5 = "hdf5"
+    ZARR = "zarr"
+    TDMS = "tdms"
+    MAT = "mat"
+
+
+@app.command()
+def export(
+    name: Annotated[
+        str,
+        typer.Argument(help="A stream, such as `dmm/readings`, or a run with all its streams.", metavar="STREAM|RUN"),
+    ],
+    form: Annotated[ExportFormat, typer.Option("--format", help="The format of the file.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The file to be; the name of the stream or run by default.", metavar="PATH"),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="From this time on: ISO 8601 (UTC), nanoseconds, or -10s.", metavar="TIME")
+    ] = None,
+    stop: Annotated[str | None, typer.Option(help="Before this time.", metavar="TIME")] = None,
+    last: Annotated[str | None, typer.Option(help="The last 100 (rows), or 10s.", metavar="N")] = None,
+    run: Annotated[str | None, typer.Option("--run", help="Of a stream, what a run covers.", metavar="RUN")] = None,
+    channels: Annotated[str | None, typer.Option(help="Only these, joined by commas.", metavar="A,B")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="As they were stored, without calibration.")] = False,
+    compression: Annotated[
+        str | None, typer.Option(help="none, gzip, zstd, snappy or lz4, as far as the format has it.", metavar="NAME")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write rows into a file for other programs, whole or not at all, with a checksum beside it."""
+    from scidaq.archive import Request
+    from scidaq.cli.exporting import Wanted, run_export
+
+    if last is not None and (start is not None or stop is not None or run is not None or "/" not in name):
+        raise typer.BadParameter("give either --last (of a stream) or --start, --stop and a run")
+    if run is not None and "/" not in name:
+        raise typer.BadParameter(f"{name} is a run itself; give --run with a stream", param_hint="--run")
+    chosen = None if channels is None else [one.strip() for one in channels.split(",")]
+    request = Request(form.value, Path(), raw, compression, force)
+    run_export(_directory(config, data_dir), Wanted(name, start, stop, last, run, chosen), request, out)
+
+
 @app.command("import")
 def import_(
     paths: Annotated[
