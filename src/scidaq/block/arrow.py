@@ -41,7 +41,10 @@ def record_batch(block: Block, *, raw: bool = False, schema: pa.Schema | None = 
     times = pa.Array.from_buffers(TIME.type, block.rows, [None, pa.py_buffer(block.time_ns())])
     masks: Sequence[Mask | None] = block.valid or [None] * len(block.columns)
     columns = zip(block.schema.channels, block.columns, masks, schema.types[1:], strict=True)
-    arrays = [_array(c, column if raw else c.physical(column), mask, kind) for c, column, mask, kind in columns]
+    arrays = [
+        _array(c, column if raw or c.calibration is None else c.physical(column), mask, kind)
+        for c, column, mask, kind in columns
+    ]
     return pa.RecordBatch.from_arrays([times, *arrays], schema=schema)
 
 

@@ -219,11 +219,12 @@ class Reader:
             plan = self._of_epoch(stream, plan, epoch)
         if channels is not None:
             self._check_channels(stream, plan, channels)
+        known: Known = {}
         for holding in plan:
             found = self._rows(stream, holding, start_ns, stop_ns, first)
             for item in found if not first and end is None else _clipped(found, first, end):
                 if isinstance(item, Block) and channels is not None:
-                    picked = select(item, channels)
+                    picked = select(item, channels, known)
                     if picked is not None:
                         yield picked
                 else:
@@ -720,12 +721,23 @@ class _Notes:
         yield from sorted(found, key=lambda g: g.first)
 
 
-def select(block: Block, channels: Sequence[str]) -> Block | None:
-    """The same rows with some channels only, in the order asked for; None when the block has none of them."""
-    here = [block.schema.names.index(c) for c in channels if c in block.schema.names]
+Known = dict[int, tuple[Schema, Schema]]
+"""Schemas with what they become, by the identity of the first; it is kept, so that no other takes its place."""
+
+
+def select(block: Block, channels: Sequence[str], known: Known | None = None) -> Block | None:
+    """The same rows with some channels only, in the order asked for; None when the block has none of them.
+
+    `known` keeps what schemas become, so that blocks that share one do so afterwards.
+    """
+    here = [block.schema.index(c) for c in channels if c in block.schema.names]
     if not here:
         return None
-    schema = Schema(tuple(block.schema.channels[i] for i in here), block.schema.rate)
+    whole, schema = (known or {}).get(id(block.schema), (None, None))
+    if whole is not block.schema or schema is None:
+        schema = Schema(tuple(block.schema.channels[i] for i in here), block.schema.rate)
+        if known is not None:
+            known[id(block.schema)] = block.schema, schema
     return replace(
         block,
         schema=schema,

@@ -110,8 +110,14 @@ class Rows:
     @cached_property
     def channels(self) -> tuple[Channel, ...]:
         """The channels as their values come out: dtype, unit, shape. Raises `RequestError` where they change."""
-        schemas = [block.schema for block in self.blocks] or ([self.schema] if self.schema is not None else [])
-        return unified(list(dict.fromkeys(schemas)), self.raw) if schemas else ()
+        schemas = self._schemas or ([self.schema] if self.schema is not None else [])
+        return unified(schemas, self.raw) if schemas else ()
+
+    @cached_property
+    def _schemas(self) -> list[Schema]:
+        """Those of the rows, each once."""
+        # Blocks of an epoch share one; to compare them all by what they say would take as long as reading them.
+        return list(dict.fromkeys({id(block.schema): block.schema for block in self.blocks}.values()))
 
     @property
     def units(self) -> dict[str, str]:
@@ -176,7 +182,7 @@ class Rows:
         """The schema of all rows, and whether every block has it as it is."""
         from scidaq.block import arrow_schema
 
-        kinds = list(dict.fromkeys(block.schema.channels for block in self.blocks))
+        kinds = list(dict.fromkeys(schema.channels for schema in self._schemas))
         if len(kinds) == 1:
             return arrow_schema(Schema(kinds[0]), raw=self.raw, stream=self.stream), True
         if not self.channels:
@@ -253,12 +259,12 @@ def batches_of(blocks: Iterable[Block], raw: bool) -> Iterator[pa.RecordBatch]:
     """A record batch for each block."""
     from scidaq.block import arrow_schema, record_batch
 
-    known: dict[tuple[Channel, ...], pa.Schema] = {}
+    known: Schema | None = None
+    target: pa.Schema | None = None
     for block in blocks:
-        channels = block.schema.channels
-        if (schema := known.get(channels)) is None:
-            schema = known[channels] = arrow_schema(block.schema, raw=raw, stream=block.stream)
-        yield record_batch(block, raw=raw, schema=schema)
+        if block.schema is not known:
+            known, target = block.schema, arrow_schema(block.schema, raw=raw, stream=block.stream)
+        yield record_batch(block, raw=raw, schema=target)
 
 
 def _cast(batch: pa.RecordBatch, target: pa.Schema) -> pa.RecordBatch:
