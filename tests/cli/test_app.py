@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import structlog
 import typer
 
 from scidaq import __version__
@@ -24,7 +23,6 @@ from scidaq.catalog import FactsLog, NewRun, RunKeeper
 from scidaq.cli import checking
 from scidaq.cli.app import app, run
 from scidaq.cli.reading import _as_json, _as_text
-from scidaq.cli.recording import _log_to_stderr
 from scidaq.cli.times import moment_ns
 from scidaq.clock import SystemClock
 from scidaq.testing import FakeInstrument
@@ -352,20 +350,6 @@ def test_two_stations_do_not_share_a_directory(tmp_path: Path) -> None:
     assert asked.returncode == 0
     assert "data directory scidaq-data: in use by a running station" in asked.stdout
     assert "its options are right; a station is running, which talks to it" in asked.stdout
-
-
-def test_the_traceback_of_a_log_event_is_plain(capsys: Captured) -> None:
-    try:
-        _log_to_stderr("info")
-        try:
-            raise ZeroDivisionError("oops")
-        except ZeroDivisionError:
-            structlog.get_logger().exception("failed")
-    finally:
-        structlog.reset_defaults()
-    said = capsys.readouterr().err
-    assert "Traceback (most recent call last):\n  File" in said
-    assert said.isascii()
 
 
 def test_serve_without_instruments_says_so(tmp_path: Path) -> None:

@@ -1,44 +1,44 @@
-"""Where log events go, and what happens when nobody is there to read them."""
+"""The log of a station that somebody started and stopped."""
 
 from __future__ import annotations
 
-import io
-import os
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 
-import pytest
-import structlog
+import orjson
 
-from scidaq.cli.recording import _log_to_stderr
+from tests.cli.conftest import environment, scidaq
 
+CONFIGURATION = """
+[station]
+data_dir = "d"
 
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
+[logging]
+console = "never"
 
-
-def test_events_are_lines_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    _log_to_stderr("info")
-    structlog.get_logger("x").warning("the disk is full", free=3)
-    assert "the disk is full" in capsys.readouterr().err
+[instruments.adc]
+driver = "waveform"
+rate_hz = 1000
+"""
 
 
-def test_a_standard_error_that_was_closed_does_not_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    stderr = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stderr)
-    _log_to_stderr("info")
-    stderr.close()
-    structlog.get_logger("x").error("nobody reads this")
-
-
-def test_a_pipe_without_a_reader_does_not_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    reads, writes = os.pipe()
-    os.close(reads)
-    raw = io.FileIO(writes, "w")
-    with io.TextIOWrapper(raw, write_through=True) as stderr:  # unbuffered, so that nothing is left for its end
-        monkeypatch.setattr(sys, "stderr", stderr)
-        _log_to_stderr("info")
-        structlog.get_logger("x").error("nobody reads this")
+def test_after_sigterm_the_last_line_is_on_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "lab.toml").write_text(CONFIGURATION)
+    command = [sys.executable, "-m", "scidaq", "serve", "--config", "lab.toml"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("recording adc")
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    lines = [orjson.loads(line) for line in (tmp_path / "d/logs/scientific-daq.log").read_bytes().splitlines()]
+    assert lines[-1]["event"] == "instrument stopped"
+    assert lines[-1]["instrument"] == "adc"
+    assert (tmp_path / "d/logs/scientific-daq.log").read_bytes().endswith(b"\n")
+    # The logs in the data directory are nothing that anybody has to mend.
+    assert scidaq("repair", "--dry-run", "--data-dir", "d", cwd=tmp_path).returncode == 0
+    assert scidaq("verify", "--data-dir", "d", cwd=tmp_path).returncode == 0

@@ -6,7 +6,6 @@ import math
 import os
 import shlex
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -82,16 +80,30 @@ def record(
     With `show` a table that lives on a terminal, else lines every few seconds. On return everything is durable.
     """
     from scidaq.config import Reloader
+    from scidaq.observe import Logs
     from scidaq.station import Station
 
     console = Console()
-    _log_to_stderr(config.logging.level)
     live = show and console.is_terminal
     every_s = TABLE_S if live else LINES_S
-    with hang_ups() as hung_up, stop_signals(hang_up=again is None) as asked:
+    secrets = [secret.reveal() for secret in config.secrets]
+    with (
+        hang_ups() as hung_up,
+        stop_signals(hang_up=again is None) as asked,
+        Logs(config.logging, config.station.data_dir / "logs", clock, secrets) as logs,
+    ):
         with Station(replace(config.plan(clock), run=run), clock) as station:
+            logs.begin_file()
+            station.health.add(logs.check())
+            station.metrics.add(logs.samples)
             _say(greeting + _run_words(station))
-            reloader = Reloader(config, again or (lambda: config), station, clock, [_set_log_level])
+            reloader = Reloader(
+                config,
+                again or (lambda: config),
+                station,
+                clock,
+                [lambda new: logs.set_levels(new.logging.level, new.logging.levels)],
+            )
             with hung_up.answered(reloader.try_reload):
                 ticks = _ticks(clock, asked, every_s, seconds)
                 (_watch if live else _tell)(console, station, ticks) if show else deque(ticks, 0)
@@ -103,10 +115,6 @@ def _run_words(station: Station) -> str:
     return "".join(
         f", as run {run.name}{', which goes on' if run.resumed_ns else ''}" for run in station.runs.book.under_way()
     )
-
-
-def _set_log_level(config: Config) -> None:
-    _log_to_stderr(config.logging.level)
 
 
 def _say(text: str) -> None:
@@ -239,32 +247,6 @@ def table(stats: StationStats, rates: dict[str, float], *, narrow: bool = False)
         cells[1] = f"[{colours[line.state]}]{line.state}[/]" if line.state in colours else line.state
         out.add_row(*cells)
     return out
-
-
-def _log_to_stderr(level: str) -> None:
-    """Log events as lines on standard error, wherever that is when they come."""
-
-    class Stderr:
-        def write(self, text: str) -> None:
-            with suppress(OSError, ValueError):  # nobody reads it any more: recording goes on all the same
-                sys.stderr.write(text)
-
-        def flush(self) -> None:
-            with suppress(OSError, ValueError):
-                sys.stderr.flush()
-
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S", utc=True),
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(Stderr()),  # type: ignore[arg-type]
-    )
 
 
 def report_end(stats: StationStats, data_dir: Path) -> None:

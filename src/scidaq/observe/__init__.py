@@ -3,8 +3,10 @@
 Reads what the rooms say of themselves (`stats()`, `judge`), and knows nothing of what they do: it imports none of them.
 """
 
+from scidaq.observe.events import data_events, instrument_events
 from scidaq.observe.health import Check, Component, Health, Report
 from scidaq.observe.host import Pace, Process, usage
+from scidaq.observe.logs import Logs, LogStats
 from scidaq.observe.metrics import CATALOGUE, MAX_LABELLED, Metric, Metrics, Sample
 from scidaq.observe.options import LoggingOptions, MonitoringOptions
 from scidaq.observe.redaction import Redactor
@@ -15,7 +17,9 @@ __all__ = [
     "Check",
     "Component",
     "Health",
+    "LogStats",
     "LoggingOptions",
+    "Logs",
     "Metric",
     "Metrics",
     "MonitoringOptions",
@@ -24,5 +28,7 @@ __all__ = [
     "Redactor",
     "Report",
     "Sample",
+    "data_events",
+    "instrument_events",
     "usage",
 ]

@@ -174,9 +174,9 @@ class Health:
         }
 
     def _clean(self, verdict: Verdict) -> Verdict:
-        details = self._redactor.values(verdict.details)
-        details = {k: self._redactor.text(v) if isinstance(v, str) else v for k, v in details.items()}
-        return replace(verdict, reason=self._redactor.text(verdict.reason), details=details)
+        return replace(
+            verdict, reason=self._redactor.text(verdict.reason), details=self._redactor.values(verdict.details)
+        )
 
     def _noted(self, found: Mapping[str, Verdict]) -> Report:
         now_ns = self._clock.now_ns()

@@ -17,7 +17,9 @@ _KEYS = re.compile(
 )
 _IN_URL = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/\-]{6,}=*")
-_ASSIGNED = re.compile(r"(?i)\b(password|passwd|secret|token|api[_-]?key)(['\"]?\s*[=:]\s*['\"]?)[^\s'\"&,;}]+")
+_ASSIGNED = re.compile(
+    r"(?i)(password|passwd|secret|token|api[_-]?key|authorization)(['\"]?\s*[=:]\s*['\"]?)[^\s'\"&,;}]+"
+)
 
 
 def hides(key: str) -> bool:
@@ -29,7 +31,9 @@ class Redactor:
     """Takes secrets out of texts. `secrets` are values that must never appear, in whatever form."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms = {form for s in secrets if len(s) >= SHORTEST for form in (s, json.dumps(s)[1:-1], _escaped(s))}
+        forms = {
+            form for s in secrets if len(s) >= SHORTEST for form in (s, json.dumps(s)[1:-1], _escaped(s), repr(s)[1:-1])
+        }
         self._secrets = re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True)))) if forms else None
 
     def text(self, text: str) -> str:
@@ -43,7 +47,7 @@ class Redactor:
         return _ASSIGNED.sub(rf"\1\2{HIDDEN}", text)
 
     def values(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The same table without the values of keys that are never shown, in tables and arrays inside it too."""
+        """The same table without secrets, deep down too: the values of keys that are never shown, and inside texts."""
         return {k: HIDDEN if hides(str(k)) and v not in (None, "") else self._inside(v) for k, v in values.items()}
 
     def _inside(self, value: Any) -> Any:
@@ -51,7 +55,7 @@ class Redactor:
             return self.values(value)
         if isinstance(value, list | tuple):
             return [self._inside(one) for one in value]
-        return value
+        return self.text(value) if isinstance(value, str) else value
 
 
 def _escaped(text: str) -> str:
