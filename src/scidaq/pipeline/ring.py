@@ -224,6 +224,11 @@ class Hold:
         """Bytes that have not been released; a glance, without the lock."""
         return self._ring._held
 
+    @property
+    def newest(self) -> int:
+        """Number of the entry that came in last; a glance, without the lock."""
+        return self._ring._next - 1
+
     def rewind(self) -> None:
         """Take again from the first entry that is not released."""
         with self._ring._lock:

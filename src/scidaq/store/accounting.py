@@ -161,11 +161,15 @@ class Accounting:
         book.high = max(book.high, block.end)
         self._door(book, entry)
 
-    def switch(self, track: Track, active: bool) -> None:
-        """A run begins, with what is held, or ends: for the entries that have not been looked at yet."""
+    def switch(self, track: Track, active: bool, last: int = -1) -> None:
+        """A run begins, with what is held, or ends: for the entries that have not been looked at yet, behind `last`."""
         if track.seq < track.looked:  # entries of before are being looked at again: this comes behind them
-            track.due_switches.append((track.looked, active))
-            track.switches.append((track.looked, active))
+            last = max(last, track.looked)
+        if track.due_switches:
+            last = max(last, track.due_switches[-1][0])
+        if track.seq < last:
+            track.due_switches.append((last, active))
+            track.switches.append((last, active))
         else:
             track.switches.append((track.seq, active))
             self._act(track, active)

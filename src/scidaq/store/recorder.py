@@ -182,17 +182,18 @@ class Recorder:
     def set_recording(self, wanted: bool | Callable[[str], bool]) -> None:
         """Runs have begun or ended: the streams of policy `runs` that are `wanted` are recorded, the others no longer.
 
-        One that begins is recorded from its pre-trigger on; one that ends, with everything that has come in by now.
+        One that begins is recorded from its pre-trigger on; one that ends, with exactly what has come in by now.
         """
         wants = wanted if callable(wanted) else lambda stream: wanted
+        newest = {track.stream: track.reader.newest for track in self._tracks.values()}
 
         def act() -> None:
             self._wanted = wants
             for track in [t for t in self._tracks.values() if t.policy is Policy.RUNS]:
-                wanted = wants(track.stream)
-                if track.recording and not wanted and not self._short():
-                    self._guarded(track, self._pull)  # what has come in belongs to the run that ends
-                self._accounting.switch(track, wanted)
+                if wants(track.stream):
+                    self._accounting.switch(track, True)
+                else:
+                    self._accounting.switch(track, False, newest.get(track.stream, -1))
                 self._active.add(track.stream)
 
         self._inbox.append(act)
@@ -622,6 +623,10 @@ class _Nothing:
 
     def blame(self, reason: Reason) -> None:
         pass
+
+    @property
+    def newest(self) -> int:
+        return -1
 
     @property
     def capacity_bytes(self) -> int:

@@ -44,6 +44,10 @@ class Reader(Protocol):
         """Why rows will be refused if the ring runs full."""
 
     @property
+    def newest(self) -> int:
+        """Number of the entry that came in last, -1 before the first; from any thread."""
+
+    @property
     def capacity_bytes(self) -> int:
         """The most that may wait to be released."""
 
