@@ -53,6 +53,7 @@ from scidaq.store import (
     Stand,
     catch_up,
     known_segments,
+    moves,
     open_station,
     recover,
     refusal,
@@ -573,6 +574,10 @@ class Station:
             self._clock_steps,
             self._clock.drift_ns(),
         )
+
+    def stands_still(self) -> str:
+        """Why nothing is made durable any more, empty while it is: what a watchdog may act on. Waits for nobody."""
+        return moves(self._recorder.stats())
 
     def _is_critical(self, instrument: str) -> bool:
         return next((one.critical for one in self.plan.instruments if one.id == instrument), True)
