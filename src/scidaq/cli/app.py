@@ -363,7 +363,7 @@ def import_(
     config: ConfigFiles = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Take files into the data directory as past data: CSV, WAV, Parquet, Arrow, and what scidaq exported.
+    """Take files into the data directory as past data: CSV, WAV, Parquet, Arrow, HDF5, TDMS, segments.
 
     Done again, it goes on where it was, or changes nothing. No station may record there meanwhile.
     """

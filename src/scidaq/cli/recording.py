@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,7 @@ def record(
     With `show` a table that lives on a terminal, else lines every few seconds. On return everything is durable.
     """
     from scidaq.config import Reloader
-    from scidaq.observe import Logs
+    from scidaq.observe import Logs, Service
     from scidaq.station import Station
 
     console = Console()
@@ -91,11 +92,13 @@ def record(
         hang_ups() as hung_up,
         stop_signals(hang_up=again is None) as asked,
         Logs(config.logging, config.station.data_dir / "logs", clock, secrets) as logs,
+        Service() as service,
     ):
         with Station(replace(config.plan(clock), run=run), clock) as station:
             logs.begin_file()
             station.health.add(logs.check())
             station.metrics.add(logs.samples)
+            service.ready(station.stands_still, partial(_status, station))
             _say(greeting + _run_words(station))
             reloader = Reloader(
                 config,
@@ -107,7 +110,17 @@ def record(
             with hung_up.answered(reloader.try_reload):
                 ticks = _ticks(clock, asked, every_s, seconds)
                 (_watch if live else _tell)(console, station, ticks) if show else deque(ticks, 0)
+            service.stopping()
         return station.stats()
+
+
+def _status(station: Station) -> str:
+    """One line for who asks systemd."""
+    stats = station.stats()
+    acquiring = sum(one.state == "acquiring" for one in stats.instruments)
+    health = station.health.last
+    how = f", {health.status}" if health is not None else ""
+    return f"{acquiring} of {len(stats.instruments)} instruments deliver, {size(stats.free_bytes)} free{how}"
 
 
 def _run_words(station: Station) -> str:

@@ -10,6 +10,7 @@ from scidaq.observe.logs import Logs, LogStats
 from scidaq.observe.metrics import CATALOGUE, MAX_LABELLED, Metric, Metrics, Sample
 from scidaq.observe.options import LoggingOptions, MonitoringOptions
 from scidaq.observe.redaction import Redactor
+from scidaq.observe.systemd import Service
 
 __all__ = [
     "CATALOGUE",
@@ -28,6 +29,7 @@ __all__ = [
     "Redactor",
     "Report",
     "Sample",
+    "Service",
     "data_events",
     "instrument_events",
     "usage",

@@ -137,6 +137,8 @@ class _Place:
     next_epoch: int
     last_ns: int | None
     """Time of the newest row."""
+    same: bool = False
+    """Whether the newest epoch is of the file that is being taken."""
 
 
 class _Directory(_Hand):
@@ -278,6 +280,7 @@ class _Feeding:
         self._station, self._source, self._stream, self._clock = station, source, stream, clock
         self._total, self._progress = total, progress
         self._place, self._ring, resume = place, place.ring, place.resume
+        place.same = False
         goes_on = resume is not None and (resume.epoch.counter or "").startswith(source.counter)
         self._resume = resume if goes_on else None
         self._newest_ns = None if goes_on else place.last_ns
@@ -294,7 +297,8 @@ class _Feeding:
 
     def take(self, number: int, table: Table, item: Block | Gap) -> None:
         """The next item of a table."""
-        key = f"{self._source.counter}{number}.{item.epoch}"
+        # An exported stream has its epochs through all its tables; a gap may stand in the one behind.
+        key = f"{self._source.counter}{item.epoch}" if table.stream else f"{self._source.counter}{number}.{item.epoch}"
         if key != self._key:
             self._end_epoch()
             self._key, self._epoch, self._high, self._last_in_epoch_ns = key, None, 0, None
@@ -338,7 +342,8 @@ class _Feeding:
             anchor = Anchor(block.t0_ns, 0, 0, IMPORTED)
             self._epoch = Epoch(self._stream, place.next_epoch, table.schema, anchor, self._key, origin)
             self._ring.offer(self._epoch)
-            if place.next_epoch and not any(gap.first == gap.end == origin for gap in waiting):
+            explained = waiting if place.same else [gap for gap in waiting if gap.first == gap.end == origin]
+            if place.next_epoch and not explained:
                 detail = f"another recording begins: {self._source.path.name}"
                 self._offer_gap(
                     Gap(
@@ -353,7 +358,7 @@ class _Feeding:
                         detail=detail,
                     )
                 )
-        place.next_epoch, place.resume = self._epoch.number + 1, None
+        place.next_epoch, place.resume, place.same = self._epoch.number + 1, None, True
         for gap in waiting:
             self._gap(gap)
 

@@ -30,7 +30,7 @@ from scidaq.catalog import (
 )
 from scidaq.clock import STEP_NS, Clock, SystemClock
 from scidaq.errors import CatalogDamaged, CatalogError, ConfigError, RequestError, ScidaqError, WriteFailed
-from scidaq.instruments import SETTINGS, InstrumentStats, Supervision
+from scidaq.instruments import InstrumentStats, Supervision
 from scidaq.observe import Health, Metrics
 from scidaq.pipeline import Door, Hold, Intake, IntakeStats, Ring, RingStats
 from scidaq.query import Reader, snapshot_at
@@ -53,6 +53,7 @@ from scidaq.store import (
     Stand,
     catch_up,
     known_segments,
+    moves,
     open_station,
     recover,
     refusal,
@@ -574,6 +575,10 @@ class Station:
             self._clock.drift_ns(),
         )
 
+    def stands_still(self) -> str:
+        """Why nothing is made durable any more, empty while it is: what a watchdog may act on. Waits for nobody."""
+        return moves(self._recorder.stats())
+
     def _is_critical(self, instrument: str) -> bool:
         return next((one.critical for one in self.plan.instruments if one.id == instrument), True)
 
@@ -608,8 +613,7 @@ class _ArmedDoor(Door):
     def begin(self, specs: Sequence[StreamSpec]) -> None:
         self._before(specs)
         super().begin(specs)
-        if tuple(specs) != (SETTINGS,):  # it was not armed: settings of before are kept
-            self._after(tuple(specs))
+        self._after(tuple(specs))
 
 
 def _not_open(_: object) -> NoReturn:

@@ -45,8 +45,8 @@ class ReplayOptions:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     path: Path
-    """The file: CSV, WAV, Parquet, Arrow; or a segment of scidaq's own, or a directory of those of a stream."""
-    format: Literal["csv", "wav", "parquet", "arrow", "segment"] | None = None
+    """A file: CSV, WAV, Parquet, Arrow, HDF5, TDMS; a segment of scidaq's own, or a directory of those of a stream."""
+    format: Literal["csv", "wav", "parquet", "arrow", "hdf5", "tdms", "segment"] | None = None
     """What it is, where its first bytes do not tell."""
     speed: Annotated[float, Gt(0), Le(1e9)] | Literal["max"] = 1.0
     """How many times as fast as it was recorded; `max`: as fast as the rows are taken, at the times of speed 1. What

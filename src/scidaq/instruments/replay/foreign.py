@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +93,19 @@ class Table:
     """Id of the stream that it was exported from."""
     notes: tuple[str, ...] = ()
     """What was taken for granted, changed or left out, in sentences."""
+
+
+def apart(found: Sequence[Table]) -> list[Table]:
+    """The same tables, each with a name of its own."""
+    out = []
+    for table, name in zip(found, unique([t.name for t in found]), strict=True):
+        out.append(table if table.name == name else replace(table, name=name, read=partial(_renamed, table, name)))
+    return out
+
+
+def _renamed(table: Table, name: str) -> Iterator[Block | Gap]:
+    for item in table.read():
+        yield replace(item, stream=name) if isinstance(item, Block) else item
 
 
 # ---- names and units -------------------------------------------------------------------------------------------------
@@ -412,6 +427,15 @@ def description(path: Path, text: str | bytes) -> Description:
         return Description.from_json(json.loads(text))
     except (RequestError, ValueError, RecursionError) as error:
         raise UnreadableFile(path, "", f"its description cannot be understood: {error}") from error
+
+
+def cell_names(channel: Channel) -> list[str]:
+    """How formats without arrays name the elements of a channel: `adc[label]`, or `adc[0,1]`; its own name, of one."""
+    if channel.labels:
+        return [f"{channel.name}[{label}]" for label in channel.labels]
+    if channel.shape:
+        return [f"{channel.name}[{','.join(map(str, at))}]" for at in product(*map(range, channel.shape))]
+    return [channel.name]
 
 
 def text_column(values: Sequence[bytes], most: int) -> Array:

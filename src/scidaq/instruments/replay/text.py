@@ -11,17 +11,18 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from scidaq.block import MAX_TEXT_BYTES, Array, Block, Channel, Mask, Schema, Times
+from scidaq.block import MAX_TEXT_BYTES, Array, Block, Channel, Description, Mask, Schema, Times
 from scidaq.errors import UnreadableFile
 from scidaq.instruments.replay.foreign import (
     MISSING,
@@ -31,9 +32,12 @@ from scidaq.instruments.replay.foreign import (
     Rows,
     Table,
     TimeRule,
+    cell_names,
     check_units,
     columns,
     described,
+    description,
+    exported,
     find_time,
     known_unit,
     one_after_the_other,
@@ -43,6 +47,9 @@ from scidaq.instruments.replay.foreign import (
     time_rule,
 )
 
+SIDECAR = "-metadata.json"
+"""Behind the name of a file: what it means, as the W3C's "CSV on the Web" wants it."""
+SIDECAR_BYTES = 256 << 20
 HEAD_BYTES = 1 << 18
 LINE_BYTES = 16 << 20
 """No line is longer."""
@@ -92,9 +99,76 @@ class _Dialect:
 
 def tables(path: Path, reading: Reading) -> list[Table]:
     """The one table of a text file."""
+    sidecar = path.with_name(path.name + SIDECAR)
+    if sidecar.is_file() and (said := _said_by_sidecar(path, sidecar)) is not None:
+        return [_exported(path, reading, said)]
     file = _File(path, reading)
     file.learn()
     return [file.table()]
+
+
+def _said_by_sidecar(path: Path, sidecar: Path) -> Description | None:
+    """The description in what lies beside an exported file; None where that is somebody else's.
+
+    Source: Metadata Vocabulary for Tabular Data, W3C Recommendation of 17 December 2015.
+    """
+    if sidecar.stat().st_size > SIDECAR_BYTES:
+        return None
+    try:
+        said = json.loads(sidecar.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UnreadableFile(
+            sidecar, "", f"it is no JSON ({error}); move it away to read {path.name} without it"
+        ) from None
+    if not isinstance(said, dict) or said.get("url", path.name) != path.name:
+        return None
+    text = next((v for k, v in said.items() if k.endswith("#description") and isinstance(v, str)), None)
+    return None if text is None else description(sidecar, text)
+
+
+def _exported(path: Path, reading: Reading, said: Description) -> Table:
+    """A file that scidaq exported, with what lies beside it."""
+    cells = [(channel, name) for channel in said.schema.channels for name in cell_names(channel)]
+    wanted = ["time", *(name for _, name in cells)]
+    file = _File(path, replace(reading, missing=()), _own_dialect(path, wanted))
+    parts = [(i + 1, _element(channel, f"c{i}")) for i, (channel, _) in enumerate(cells)]
+
+    def rows() -> Iterator[Rows]:
+        for part in file.read(parts):
+            columns, masks, at = [], [], 0
+            for channel in said.schema.channels:
+                n = channel.elements
+                if channel.shape:
+                    stacked = np.stack(part.columns[at : at + n], axis=1).reshape(-1, *channel.shape)
+                    columns.append(np.ascontiguousarray(stacked))
+                else:
+                    columns.append(part.columns[at])
+                masks.append(part.masks[at])
+                at += n
+            yield Rows(tuple(columns), tuple(masks), part.times)
+
+    return exported(path, said, rows, reading)
+
+
+def _own_dialect(path: Path, wanted: Sequence[str]) -> _Dialect:
+    """How scidaq writes it; only the header is looked at."""
+    with path.open(encoding="utf-8", newline="") as file:
+        try:
+            csv.field_size_limit(LINE_BYTES)
+            lines = csv.reader(file)
+            headings = next(lines, [])
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UnreadableFile(path, "line 1", str(error)) from error
+        if headings != list(wanted):
+            what = ", ".join(wanted[:20])
+            raise UnreadableFile(path, "line 1", f"its columns are not those of its description: {what}")
+        longest = 64 * len(wanted)
+        return _Dialect("utf-8", ",", ".", "", lines.line_num, "", tuple(headings), (), longest, ())
+
+
+def _element(channel: Channel, name: str) -> Channel:
+    """One element of a channel."""
+    return Channel(name, channel.dtype, max_bytes=channel.max_bytes)
 
 
 def _encoding(path: Path, head: bytes, whole: bool) -> tuple[str, str]:
@@ -282,7 +356,7 @@ class _Characters(io.RawIOBase):
                 text, self._rest = self._rest + text, ""
                 if not text:
                     return b""
-                if self._d.comment in text:
+                if self._d.comment and self._d.comment in text:
                     if not at_end:  # whether the last line is a comment is known when it is whole
                         cut = text.rfind("\n") + 1
                         if not cut and len(text) <= LINE_BYTES:
@@ -365,6 +439,8 @@ class _File:
 
     path: Path
     reading: Reading
+    own: _Dialect | None = None
+    """How it is written, where scidaq wrote it."""
     dialect: _Dialect = field(init=False)
     known: list[Column] = field(init=False)
     time_at: int | None = field(init=False, default=None)
@@ -378,11 +454,15 @@ class _File:
 
     def __post_init__(self) -> None:
         path, reading = self.path, self.reading
-        self.dialect = d = _look(path, reading)
+        self.dialect = d = self.own or _look(path, reading)
         self.missing = MISSING | {m.strip().lower() for m in reading.missing}
         self.known = columns(d.headings, d.units)
-        check_units(path, self.known, reading)
+        if self.own is None:
+            check_units(path, self.known, reading)
         self.kinds = [_Kind() for _ in self.known]
+        if self.own is not None:
+            self.missing, self.time_at, self.stamps = frozenset(("",)), 0, True
+            return
         self._find_time()
 
     def _find_time(self) -> None:
@@ -475,7 +555,7 @@ class _File:
                 nonlocal number
                 for line in file:
                     number += 1
-                    if not line.lstrip(" \t").startswith("#"):
+                    if not (d.comment and line.lstrip(" \t").startswith(d.comment)):
                         yield line.replace("\0", "")
 
             if d.delimiter == " ":
