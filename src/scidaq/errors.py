@@ -25,7 +25,20 @@ class RequestError(ScidaqError, ValueError):
     """What was asked cannot be answered; the message says what would be."""
 
 
-class UnknownStream(RequestError, LookupError):
+class Unknown(RequestError, LookupError):
+    """There is nothing of this name or id."""
+
+
+class UnknownInstrument(Unknown):
+    """No instrument of this id is configured."""
+
+    def __init__(self, instrument: str, known: Sequence[str] = (), near: Sequence[str] = ()) -> None:
+        self.instrument, self.known, self.near = instrument, tuple(known), tuple(near)
+        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        super().__init__(f"no instrument {instrument!r}{hint}; there are {', '.join(known) or 'none'}")
+
+
+class UnknownStream(Unknown):
     """No stream of this name is stored."""
 
     def __init__(self, stream: str, known: Sequence[str] = (), hint: str = "") -> None:
@@ -33,7 +46,7 @@ class UnknownStream(RequestError, LookupError):
         super().__init__(f"no stream {stream!r}{hint}; `scidaq streams` lists those there are")
 
 
-class UnknownRun(RequestError, LookupError):
+class UnknownRun(Unknown):
     """No run has this name or id."""
 
     def __init__(self, run: str, known: Sequence[str] = (), near: Sequence[str] = ()) -> None:
@@ -108,6 +121,10 @@ class ParameterError(InstrumentError, ValueError):
     """A parameter was refused: unknown, outside its limits, or read back otherwise than set."""
 
     retry = False
+
+
+class UnknownParameter(ParameterError, LookupError):
+    """The instrument has no parameter of this name."""
 
 
 # ---- the disk and the data ------------------------------------------------------------------------------------------

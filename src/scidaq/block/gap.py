@@ -30,6 +30,8 @@ class Reason(StrEnum):
     """The channels or their calibration changed; nothing need be missing."""
     DISK = "disk"
     """The disk refused to take them."""
+    STOPPED = "stopped"
+    """Acquisition was stopped on purpose, while the station went on."""
     LATE = "late"
     """A stage was too late to see them."""
     RETENTION = "retention"

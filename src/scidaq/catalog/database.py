@@ -7,6 +7,7 @@ this module. SQLite by default, PostgreSQL by URL.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -181,6 +182,15 @@ class Catalog:
                     rows = []
             facts += upsert(conn, fact, rows)
         return Projected(facts, tuple(damage))
+
+    def facts(self, kind: str, before: int | None = None, limit: int = 100) -> list[Fact]:
+        """The newest facts of a kind, newest first, of those that have been projected; with `before` older ones."""
+        query = sa.select(fact).where(fact.c.kind == kind)
+        if before is not None:
+            query = query.where(fact.c.seq < before)
+        with self.read() as conn:
+            rows = conn.execute(query.order_by(fact.c.seq.desc()).limit(limit)).all()
+        return [Fact(row.seq, row.t_ns, row.kind, json.loads(row.data_json)) for row in rows]
 
     def dump(self) -> dict[str, list[tuple[Any, ...]]]:
         """Every row of every table, each table by its primary key: to compare two catalogs of the same data."""

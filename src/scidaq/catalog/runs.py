@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from scidaq.catalog.facts import Fact, read_facts, register_kind
-from scidaq.errors import Corrupt, RequestError, UnknownRun
+from scidaq.errors import Corrupt, RequestError, Unknown, UnknownRun
 
 T = TypeVar("T")
 Scalar = str | int | float | bool
@@ -331,7 +331,7 @@ class RunBook:
         return [h for h in list(self._holds.values()) if at_ns is None or h.holds(at_ns)]
 
     def hold(self, hold_id: str) -> Hold:
-        """The hold of this id, which may be shortened to 8 characters. Raises `RequestError` when there is none."""
+        """The hold of this id, which may be shortened to 8 characters. Raises `Unknown` when there is none."""
         return _one(self._holds, hold_id, "hold")
 
     def notes(
@@ -347,7 +347,7 @@ class RunBook:
         return sorted(found, key=lambda n: (n.t_ns, n.id))
 
     def note(self, note_id: str) -> Note:
-        """The note of this id, which may be shortened to 8 characters. Raises `RequestError` when there is none."""
+        """The note of this id, which may be shortened to 8 characters. Raises `Unknown` when there is none."""
         return _one(self._notes, note_id, "note")
 
     # ---- runs ----
@@ -468,7 +468,9 @@ def _one(things: Mapping[str, T], wanted: str, what: str) -> T:
     found = [one for key, one in list(things.items()) if len(wanted) >= 8 and key.startswith(wanted)]
     if len(found) == 1:
         return found[0]
-    raise RequestError(f"no {what} {wanted!r}" if not found else f"{len(found)} {what}s begin with {wanted!r}")
+    if not found:
+        raise Unknown(f"no {what} {wanted!r}")
+    raise RequestError(f"{len(found)} {what}s begin with {wanted!r}")
 
 
 # ---- what a fact says, which another program may have written --------------------------------------------------------

@@ -90,6 +90,18 @@ class Reloader:
         """The configuration by which the station runs: of what needs a restart, the values before."""
         return self._config
 
+    def effective(self) -> dict[str, Any]:
+        """Its values, with the origin of each; of secrets only that they are there."""
+        from scidaq.config.showing import as_json
+
+        return as_json(self._config)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of a configuration file."""
+        from scidaq.config.schema import json_schema
+
+        return json_schema()
+
     def reload(self) -> Changes:
         """Read the configuration again, and let count what can; what differs, and what came of it.
 

@@ -31,7 +31,7 @@ from scidaq.instruments.scpi import (
     ScpiStream,
 )
 from scidaq.instruments.simulators import Multimeter, Oscilloscope, Signal, Trouble
-from scidaq.instruments.state import SETTINGS, InstrumentStats, Sink, State, SupervisionOptions
+from scidaq.instruments.state import SETTINGS, Failure, InstrumentStats, Level, Sink, State, SupervisionOptions
 from scidaq.instruments.supervision import Supervision
 from scidaq.instruments.supervisor import Supervisor
 from scidaq.instruments.waveform import Fault, Truth, WaveformDriver, WaveformOptions, expected
@@ -43,6 +43,7 @@ __all__ = [
     "Driver",
     "DriverFactory",
     "Drivers",
+    "Failure",
     "Fault",
     "HasCounts",
     "HasEnd",
@@ -52,6 +53,7 @@ __all__ = [
     "HostOptions",
     "Identity",
     "InstrumentStats",
+    "Level",
     "Multimeter",
     "Oscilloscope",
     "Parameter",

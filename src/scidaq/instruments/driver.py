@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from scidaq.block import Block, StreamSpec
 from scidaq.clock import Clock
-from scidaq.errors import ParameterError
+from scidaq.errors import ParameterError, UnknownParameter
 
 Value = float | int | bool | str
 """What a parameter can be set to."""
@@ -179,12 +179,12 @@ class HasEnd(Protocol):
 
 
 def parameter_named(driver: HasParameters, name: str) -> Parameter:
-    """The parameter of this name. Raises `ParameterError` with the names there are."""
+    """The parameter of this name. Raises `UnknownParameter` with the names there are."""
     known = driver.parameters()
     for parameter in known:
         if parameter.name == name:
             return parameter
-    raise ParameterError(f"no parameter {name!r}; there are {', '.join(p.name for p in known) or 'none'}")
+    raise UnknownParameter(f"no parameter {name!r}; there are {', '.join(p.name for p in known) or 'none'}")
 
 
 def set_parameter(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scidaq.instruments.state import InstrumentStats, State
+from scidaq.instruments.state import InstrumentStats, Level, State
 from scidaq.stats import Status, Verdict
 
 
@@ -23,6 +23,10 @@ def judge(stats: InstrumentStats) -> Verdict:
 def _judged(stats: InstrumentStats) -> tuple[Status, str]:
     if stats.state == State.FAILED:
         return Status.UNHEALTHY, stats.reason or "it does not work"
+    if stats.wanted == Level.DISCONNECTED and stats.state == State.STOPPED:
+        return Status.DEGRADED, "it was disconnected on purpose, so nothing of it is recorded"
+    if stats.wanted == Level.READY and stats.state == State.READY:
+        return Status.DEGRADED, "it was stopped on purpose, so nothing of it is recorded"
     if stats.state == State.STOPPED:
         return Status.UNHEALTHY, "it is stopped"
     if stats.state == State.CONNECTING:

@@ -10,6 +10,14 @@ from typing import Annotated, ClassVar, Protocol
 from annotated_types import Ge, Gt
 
 from scidaq.block import Block, Channel, Reason, StreamSpec, schema
+from scidaq.errors import (
+    GarbledReply,
+    InstrumentDisconnected,
+    InstrumentError,
+    InstrumentTimeout,
+    ParameterError,
+    WrongIdentity,
+)
 from scidaq.stats import field_of
 
 SETTINGS = StreamSpec(
@@ -54,6 +62,64 @@ class State(StrEnum):
     """It does not work; another attempt follows."""
     STOPPED = "stopped"
     """It was not started, or it was stopped on purpose."""
+
+
+class Level(StrEnum):
+    """How far an instrument is to go: what an operator wants of it, and not how it is."""
+
+    DISCONNECTED = "disconnected"
+    """Nobody talks to it."""
+    READY = "ready"
+    """It is connected: its parameters can be read and set, and nothing is acquired."""
+    ACQUIRING = "acquiring"
+    """It is armed, and what it delivers is recorded. So it is from the start on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that went wrong with an instrument, once or again and again."""
+
+    kind: str
+    """Name of the error."""
+    message: str
+    advice: str
+    """What to look at."""
+    first_ns: int
+    """UTC time at which it was met first."""
+    last_ns: int
+    """And last."""
+    count: int
+    """How many times in a row."""
+
+
+_ADVICE: tuple[tuple[type[Exception], str], ...] = (
+    (
+        WrongIdentity,
+        "another device answers at this address: put the right one back, or change `identity` in the configuration",
+    ),
+    (
+        InstrumentTimeout,
+        "it did not answer in time: is it busy with a long measurement, waiting at a trigger, or set to local?",
+    ),
+    (
+        InstrumentDisconnected,
+        "there is no connection: is it switched on, is its address right, and does another program hold it?",
+    ),
+    (
+        GarbledReply,
+        "its answer was not understood: does the configured query fit the model, and does nobody else talk to it?",
+    ),
+    (ParameterError, "a setting was refused: see the limits and choices of its parameters"),
+    (InstrumentError, "see what its front panel or its error queue says; supervision goes on trying"),
+)
+
+
+def advice_for(error: Exception) -> str:
+    """What somebody can do about a failure of an instrument."""
+    for kind, advice in _ADVICE:
+        if isinstance(error, kind):
+            return advice
+    return "its driver has a fault: the log has the traceback; tell whoever looks after the driver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +179,4 @@ class InstrumentStats:
     counts: Mapping[str, int] = field_of(
         "1", "What its driver counts, by name, over all connections; empty if nothing."
     )
+    wanted: str = field_of("1", "disconnected, ready or acquiring: how far it is to go.", "acquiring")

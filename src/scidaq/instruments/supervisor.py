@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -27,6 +27,7 @@ from scidaq.errors import (
     InstrumentError,
     InstrumentTimeout,
     ParameterError,
+    RequestError,
     WrongIdentity,
 )
 from scidaq.instruments.driver import (
@@ -40,10 +41,25 @@ from scidaq.instruments.driver import (
     Value,
     set_parameter,
 )
-from scidaq.instruments.state import SETTINGS, InstrumentStats, Sink, State, SupervisionOptions
+from scidaq.instruments.state import (
+    SETTINGS,
+    Failure,
+    InstrumentStats,
+    Level,
+    Sink,
+    State,
+    SupervisionOptions,
+    advice_for,
+)
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+_FAILURES = 20
+"""How many different failures of late are remembered."""
+_LOOK_S = 5.0
+"""How often an instrument that is ready, and delivers nothing, is asked whether it is still there."""
+_Readings = Sequence[tuple[Parameter, Value | None, Value]]
+"""Parameters, what was asked for (None: it was only read), and what was read."""
 _TEXT_BYTES = SETTINGS.schema.channels[SETTINGS.schema.index("value")].max_bytes
 
 
@@ -69,7 +85,7 @@ class _Abandoned(BaseException):
 class _Generation:
     """One thread with its driver: what the watchdog looks at, and the token that makes late results void."""
 
-    __slots__ = ("abandoned", "acquiring", "deadline_s", "driver", "serving", "started_s", "thread", "verb")
+    __slots__ = ("abandoned", "acquiring", "deadline_s", "driver", "open", "serving", "started_s", "thread", "verb")
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
@@ -79,6 +95,8 @@ class _Generation:
         self.deadline_s: float | None = None
         """When the verb under way is overdue; None between verbs. A plain store, since each read sets it."""
         self.acquiring = False
+        self.open = False
+        """Whether it is connected, and looks for calls."""
         self.abandoned = False
         self.serving: Future[Any] | None = None
         """The call under way, or the last."""
@@ -109,6 +127,11 @@ class Supervisor:
         self._lock = threading.Lock()  # orders what the sink sees against abandonment
         self._stopping = threading.Event()
         self._done = threading.Event()
+        self._wanted = Level.ACQUIRING
+        self._wake = threading.Event()
+        """Set when another level is wanted, and when it is to stop: ends a wait."""
+        self._why_stopped = ""
+        self._failures: deque[Failure] = deque(maxlen=_FAILURES)
         self._generation = _Generation()
         self._left_behind: list[threading.Thread] = []
         self._calls: deque[tuple[Callable[[Driver], Any], Future[Any]]] = deque()
@@ -125,6 +148,8 @@ class Supervisor:
         self._settings_row: int | None = None
         self._settings: Mapping[str, Setting] = {}
         """The newest reading of each parameter; replaced as a whole."""
+        self._pending: list[tuple[_Readings, int]] = []
+        """Read or set while nothing was acquired, with the time: rows that follow when the stream has begun."""
         self._blocks = self._rows = self._reads = self._last_row_ns = 0
         self._timeouts = self._errors = self._hangs = self._refused = 0
 
@@ -168,6 +193,7 @@ class Supervisor:
             row_age_s=self._clock.monotonic_s() - self._last_rows_s if armed else None,
             overdue_after_s=self._overdue_s() if armed else None,
             counts=self._counts(),
+            wanted=self._wanted,
         )
 
     def _counts(self) -> dict[str, int]:
@@ -180,6 +206,27 @@ class Supervisor:
         except Exception:  # a bug of the driver must not take the statistics of all others with it
             return before
 
+    @property
+    def wanted(self) -> Level:
+        """How far it is to go."""
+        return self._wanted
+
+    def failures(self) -> tuple[Failure, ...]:
+        """What went wrong of late, newest first, with advice; the same again and again is one."""
+        return tuple(reversed(self._failures))
+
+    def want(self, level: Level, why: str = "") -> None:
+        """From now on go so far and no farther, until something else is wanted; returns at once.
+
+        An instrument that acquires goes to its safe state first. `why` is told in the gap that follows. One that has
+        failed tries again at once.
+        """
+        with self._lock:
+            self._why_stopped = why or self._why_stopped
+            self._wanted = level
+            self._attempt = 0
+            self._wake.set()
+
     def call(self, act: Callable[[Driver], T], timeout_s: float = 10.0) -> T:
         """Let the instrument's own thread do something with its driver between two reads, and wait for the result.
 
@@ -188,9 +235,12 @@ class Supervisor:
         """
         future: Future[T] = Future()
         with self._lock:
-            if not self._generation.acquiring:
-                raise InstrumentDisconnected(f"{self.instrument_id} is {self.state}: {self._status.reason or 'wait'}")
+            if not self._generation.open:
+                advice = "connect it" if self._wanted is Level.DISCONNECTED else "wait"
+                raise InstrumentDisconnected(f"{self.instrument_id} is {self.state}: {self._status.reason or advice}")
             self._calls.append((act, future))
+            if not self._generation.acquiring:
+                self._wake.set()
         try:
             return future.result(timeout_s)
         except TimeoutError as error:
@@ -229,6 +279,18 @@ class Supervisor:
 
         return self.call(act)
 
+    def safe(self) -> None:
+        """Bring it to its safe state now; what it acquires goes on. Raises `RequestError` when it has none."""
+
+        def act(driver: Driver) -> None:
+            if not isinstance(driver, HasSafeState):
+                raise RequestError(
+                    f"{self.instrument_id} has no safe state: it can do no harm, or its driver knows none"
+                )
+            driver.safe()
+
+        self.call(act)
+
     # ---- start and stop ----
 
     def start(self) -> None:
@@ -240,6 +302,7 @@ class Supervisor:
     def request_stop(self) -> None:
         """Ask for a stop; `finish` waits for it."""
         self._stopping.set()
+        self._wake.set()
         if self._generation.thread is None:
             self._done.set()
 
@@ -301,6 +364,7 @@ class Supervisor:
             self._counting = (None, self._counts())
             self._hangs += 1
             self._errors += 1
+            self._remember(InstrumentTimeout(why), why)
             if generation.thread is not None:
                 self._left_behind.append(generation.thread)
             try:
@@ -372,11 +436,19 @@ class Supervisor:
 
     def _may_try(self, me: _Generation) -> bool:
         """Wait for the time of the next attempt; False when the instrument is to stop."""
+        self._wake.clear()
+        while self._wanted is Level.DISCONNECTED and not self._stopping.is_set() and not me.abandoned:
+            self._enter(State.STOPPED, "")
+            self._clock.wait(self._wake, _LOOK_S)
+            self._wake.clear()
         if self._attempt:
             o = self.options
             pause = min(o.reconnect_max_s, o.reconnect_initial_s * 2 ** min(self._attempt - 1, 30))
             # Jitter: instruments that fell together (a switch, a power cut) must not knock together.
-            self._clock.wait(self._stopping, pause * self._rng.uniform(0.5, 1.0))
+            if not self._stopping.is_set():  # which may have been asked before the event was cleared
+                self._clock.wait(self._wake, pause * self._rng.uniform(0.5, 1.0))
+            if self._wanted is Level.DISCONNECTED and not self._stopping.is_set() and not me.abandoned:
+                return self._may_try(me)
         while self._hanging() >= self.options.max_abandoned and not self._stopping.is_set():
             self._enter(State.FAILED, f"{self._hanging()} threads hang in the driver; waiting for one of them to end")
             self._clock.wait(self._stopping, self.options.reconnect_initial_s)
@@ -397,7 +469,6 @@ class Supervisor:
             self._part(me)
 
     def _session(self, me: _Generation) -> None:
-        o = self.options
         driver = me.driver = self._make()
         self._counting = (driver, self._counts())
         identity = self._do(me, "identity", driver.identity)
@@ -406,18 +477,41 @@ class Supervisor:
         with self._turn(me):
             self._identity = identity
         self._specs = tuple(self._do(me, "describe", driver.describe))
+        while self._stay_ready(me, driver):
+            self._acquire(me, driver)
+
+    def _stay_ready(self, me: _Generation, driver: Driver) -> bool:
+        """Be there for calls until it is to acquire; False when it is to part."""
         self._enter(State.READY, "")
+        self._settings_row = None
+        me.open = True
+        looked_s = self._clock.monotonic_s()
+        while self._wanted is Level.READY and not self._stopping.is_set():
+            self._clock.wait(self._wake, min(_LOOK_S, self.options.read_timeout_s))
+            self._wake.clear()
+            self._serve_calls(me, driver)
+            if self._clock.monotonic_s() - looked_s >= _LOOK_S:
+                self._do(me, "identity", driver.identity)
+                looked_s = self._clock.monotonic_s()
+                self._attempt = 0
+        me.open = False
+        return self._wanted is Level.ACQUIRING and not self._stopping.is_set()
+
+    def _acquire(self, me: _Generation, driver: Driver) -> None:
+        """Arm, read until something else is wanted, and disarm."""
+        o = self.options
         specs = tuple(self._do(me, "arm", driver.arm))
         settings = self._read_settings(me, driver)
         with self._turn(me):
             self._keep_settings(settings or (), self._clock.now_ns())  # whoever hears of the beginning may want them
             self._begin(me, specs, settings is not None)
+        self._note_pending()
         if settings:
             self._note_settings(settings)
         self._enter(State.ACQUIRING, "")
         read, monotonic, limit = driver.read, self._clock.monotonic_s, o.read_timeout_s + o.hang_after_s
         me.verb = "read"
-        while not self._stopping.is_set():
+        while self._wanted is Level.ACQUIRING and not self._stopping.is_set():
             me.started_s = now = monotonic()
             me.deadline_s = now + limit
             blocks = read(o.read_timeout_s)
@@ -433,6 +527,12 @@ class Supervisor:
                 self._serve_calls(me, driver)
                 me.verb = "read"
         self._wind_down(me, driver)
+        if not self._stopping.is_set():
+            with self._turn(me):
+                me.started_s = monotonic()  # everything that was read has been handed over
+                self._break_off(me, Reason.STOPPED, self._why_stopped)
+            self._fail_calls()
+            self._attempt = 0
 
     def _do(self, me: _Generation, verb: str, act: Callable[[], T]) -> T:
         """Run a verb under its deadline."""
@@ -451,7 +551,7 @@ class Supervisor:
     def _begin(self, me: _Generation, specs: tuple[StreamSpec, ...], settings: bool) -> None:
         self._settings_row = 0 if settings else None
         self._sink.begin((*specs, SETTINGS) if settings else specs)
-        me.acquiring = True
+        me.acquiring = me.open = True
         self._sessions += 1
         self._armed_s = self._last_rows_s = self._clock.monotonic_s()
         self._usual_s = 0.0
@@ -500,7 +600,9 @@ class Supervisor:
 
     def _part(self, me: _Generation) -> None:
         """Close the driver, unless its thread was left behind; then the watchdog has."""
-        driver, me.acquiring = me.driver, False
+        driver, me.acquiring, me.open = me.driver, False, False
+        if self._pending and not me.abandoned:
+            self._keep_pending(me)
         if driver is not None and not me.abandoned:
             try:
                 self._do(me, "close", driver.close)
@@ -515,6 +617,7 @@ class Supervisor:
 
     def _failed(self, me: _Generation, error: Exception, reason: str, *, bug: bool = False) -> None:
         me.deadline_s = None
+        self._remember(error, reason)
         with self._turn(me):
             self._errors += 1
             if isinstance(error, TimeoutError):
@@ -524,11 +627,19 @@ class Supervisor:
             self._log.error("driver raised something unexpected", error=reason, exc_info=error)
         self._enter(State.FAILED, reason)
 
+    def _remember(self, error: Exception, reason: str) -> None:
+        now_ns, before = self._clock.now_ns(), self._failures[-1] if self._failures else None
+        if before is not None and before.message == reason:
+            self._failures[-1] = replace(before, last_ns=now_ns, count=before.count + 1)
+        else:
+            kind = type(error).__name__
+            self._failures.append(Failure(kind, reason, advice_for(error), now_ns, now_ns, 1))
+
     def _break_off(self, me: _Generation, reason: Reason, detail: str) -> None:
         """Tell the sink; the lock is held."""
         if not me.acquiring:
             return
-        me.acquiring = False
+        me.acquiring = me.open = False
         # The verb under way is the first that is in doubt: what came before it was handed over.
         in_doubt_ns = round((self._clock.monotonic_s() - me.started_s) * NS)
         try:
@@ -589,11 +700,16 @@ class Supervisor:
         parameters = self._do(me, "parameters", driver.parameters)
         return [(p, None, self._do(me, "get", lambda p=p: driver.get(p.name))) for p in parameters] or None  # type: ignore[misc]
 
-    def _note_settings(self, rows: Sequence[tuple[Parameter, Value | None, Value]]) -> None:
-        if self._settings_row is None or not rows:
+    def _note_settings(self, rows: _Readings, at_ns: int | None = None) -> None:
+        if not rows:
             return
-        now = self._clock.now_ns()
-        self._keep_settings(rows, now)
+        now = self._clock.now_ns() if at_ns is None else at_ns
+        if at_ns is None:
+            self._keep_settings(rows, now)
+        if self._settings_row is None:
+            if self._generation.open:
+                self._pending.append((rows, now))
+            return
         asked = [None if asked is None else _fitting(_exact(asked)) for _, asked, _ in rows]
         values = [_fitting(_exact(got)) for _, _, got in rows]
         block = Block.of(
@@ -614,7 +730,26 @@ class Supervisor:
             self._settings_row += len(rows)
             self._sink.accept(block)
 
-    def _keep_settings(self, rows: Sequence[tuple[Parameter, Value | None, Value]], now_ns: int) -> None:
+    def _note_pending(self) -> None:
+        """What was read and set before the stream of settings began becomes its first rows."""
+        pending, self._pending = self._pending, []
+        for rows, at_ns in pending:
+            self._note_settings(rows, at_ns)
+
+    def _keep_pending(self, me: _Generation) -> None:
+        """The same where nothing was acquired afterwards: the stream of settings begins for them alone."""
+        try:
+            with self._turn(me):
+                if self._settings_row is None:
+                    self._settings_row = 0
+                    self._sink.begin((SETTINGS,))
+            self._note_pending()
+            with self._turn(me):
+                self._sink.interrupted(Reason.STOPPED, self._clock.now_ns(), self._why_stopped)
+        except Exception:
+            self._log.exception("sink failed to take settings")
+
+    def _keep_settings(self, rows: _Readings, now_ns: int) -> None:
         self._settings = {**self._settings, **{p.name: Setting(_exact(got), p.unit, now_ns) for p, _, got in rows}}
 
 

@@ -348,7 +348,7 @@ class Intake:
         epoch = self._epoch
         if epoch is not None:
             for first, end, reason, detail in self._lost:  # each lies behind everything before it
-                may_come = epoch.backfill and reason in (Reason.SOURCE, Reason.DISCONNECT)
+                may_come = epoch.backfill and reason in (Reason.SOURCE, Reason.DISCONNECT, Reason.STOPPED)
                 span = (first, end, reason, self._last_ns, end_ns)
                 gap = Gap(self.stream, epoch.number, *span, open=may_come, detail=detail)
                 # The count of this very moment: a commit may come between the gap and the block behind it.

@@ -155,6 +155,10 @@ class Ring:
         """Hold at least as much from now on."""
         self.capacity_bytes = max(self.capacity_bytes, capacity_bytes)
 
+    def newest_block(self) -> Block | None:
+        """The newest block that was offered, be it durable or not; None before the first."""
+        return self._newest
+
     def close(self) -> None:
         """No more will be offered; readers that wait return."""
         with self._lock:

@@ -4,11 +4,25 @@ Works from the files, beside a running station or without one; the catalog only 
 the rows were written. `open_store` (`scidaq.open`) is the door for scripts and notebooks.
 """
 
-from scidaq.query.reader import Reader, StreamSummary
+from scidaq.query.buckets import Grid, decimated
+from scidaq.query.reader import Place, Reader, StreamSummary
 from scidaq.query.rows import Rows
 from scidaq.query.run import RunView
 from scidaq.query.settings import settings_at, snapshot_at
 from scidaq.query.store import Store, open_store
 from scidaq.query.stream import Stream
 
-__all__ = ["Reader", "Rows", "RunView", "Store", "Stream", "StreamSummary", "open_store", "settings_at", "snapshot_at"]
+__all__ = [
+    "Grid",
+    "Place",
+    "Reader",
+    "Rows",
+    "RunView",
+    "Store",
+    "Stream",
+    "StreamSummary",
+    "decimated",
+    "open_store",
+    "settings_at",
+    "snapshot_at",
+]

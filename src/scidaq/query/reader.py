@@ -52,6 +52,16 @@ class StreamSummary:
     """Of its segments."""
 
 
+class Place(NamedTuple):
+    """Between two rows of a stream: where reading has come to, and is to go on."""
+
+    epoch: int
+    row: int
+    """The first row that has not been read."""
+    before_ns: int | None = None
+    """UTC nanoseconds of the row before it; None when there was none."""
+
+
 @dataclass(slots=True)
 class _Piece:
     """A segment as far as a plan needs it; opened when its rows come up."""
@@ -204,12 +214,14 @@ class Reader:
         epoch: int | None = None,
         first: int | None = None,
         end: int | None = None,
+        after: Place | None = None,
     ) -> Iterator[Block | Gap]:
         """The rows with `start_ns <= time < stop_ns`, in order of epoch and row, and the gaps between them.
 
-        With `epoch` only those of this one, and of these only the rows `[first, end)`. Rows of a later epoch come after
-        those of an earlier one, whatever the clock said. Raises `UnknownStream`, or `RequestError` for a channel that
-        no epoch has and for a range that is none. Damaged batches are left out and show as gaps.
+        With `epoch` only those of this one, and of these only the rows `[first, end)`; with `after` only what comes
+        behind a block that was read before. Rows of a later epoch come after those of an earlier one, whatever the
+        clock said. Raises `UnknownStream`, or `RequestError` for a channel that no epoch has and for a range that is
+        none. Damaged batches are left out and show as gaps.
         """
         if start_ns is not None and stop_ns is not None and stop_ns < start_ns:
             raise RequestError(f"the range ends ({shown(stop_ns)}) before it starts ({shown(start_ns)})")
@@ -221,7 +233,12 @@ class Reader:
             self._check_channels(stream, plan, channels)
         known: Known = {}
         for holding in plan:
-            found = self._rows(stream, holding, start_ns, stop_ns, first)
+            if after is not None and holding.number < after.epoch:
+                continue
+            place: tuple[int, int | None] = (first, None)
+            if after is not None and holding.number == after.epoch and after.row >= first:
+                place = (after.row, after.before_ns)
+            found = self._rows(stream, holding, start_ns, stop_ns, *place)
             for item in found if not first and end is None else _clipped(found, first, end):
                 if isinstance(item, Block) and channels is not None:
                     picked = select(item, channels, known)
@@ -436,7 +453,13 @@ class Reader:
     # ---- one epoch ----
 
     def _rows(
-        self, stream: str, holding: _Holding, start_ns: int | None, stop_ns: int | None, first_row: int = 0
+        self,
+        stream: str,
+        holding: _Holding,
+        start_ns: int | None,
+        stop_ns: int | None,
+        first_row: int = 0,
+        first_ns: int | None = None,
     ) -> Iterator[Block | Gap]:
         """The blocks of an epoch in row order, each row once, and the holes between them and at the ends."""
         epoch = self._epoch_or_none(stream, holding)
@@ -445,6 +468,7 @@ class Reader:
             yield Gap(stream, holding.number, 0, end, Reason.UNEXPLAINED, unknown=not end, detail="the schema is lost")
             return
         pieces, at, before_ns = _pieces_for(holding, start_ns, stop_ns, first_row)
+        before_ns = first_ns if before_ns is None else before_ns
         window = _Window(start_ns, stop_ns, epoch.schema)
         notes = _Notes(stream, holding.number)
         queue: list[_Item] = []

@@ -4,18 +4,26 @@ from scidaq.station.importing import Imported, Importer, Source, streams_of
 from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
 from scidaq.station.runs import open_runs
 from scidaq.station.script import Recording, record
+from scidaq.station.serving import AUDIT, Audited, Instrument, Page, Serving, Stream, Wanted
 from scidaq.station.station import Station, StationStats
 
 __all__ = [
+    "AUDIT",
+    "Audited",
     "Imported",
     "Importer",
+    "Instrument",
     "InstrumentPlan",
+    "Page",
     "PlanChanges",
     "Recording",
+    "Serving",
     "Source",
     "Station",
     "StationPlan",
     "StationStats",
+    "Stream",
+    "Wanted",
     "open_runs",
     "record",
     "streams_of",

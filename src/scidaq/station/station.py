@@ -30,7 +30,7 @@ from scidaq.catalog import (
 )
 from scidaq.clock import STEP_NS, Clock, SystemClock
 from scidaq.errors import CatalogDamaged, CatalogError, ConfigError, RequestError, ScidaqError, WriteFailed
-from scidaq.instruments import InstrumentStats, Supervision
+from scidaq.instruments import SETTINGS, InstrumentStats, Supervision
 from scidaq.observe import Health, Metrics
 from scidaq.pipeline import Door, Hold, Intake, IntakeStats, Ring, RingStats
 from scidaq.query import Reader, snapshot_at
@@ -613,7 +613,8 @@ class _ArmedDoor(Door):
     def begin(self, specs: Sequence[StreamSpec]) -> None:
         self._before(specs)
         super().begin(specs)
-        self._after(tuple(specs))
+        if tuple(specs) != (SETTINGS,):  # it was not armed: settings of before are kept
+            self._after(tuple(specs))
 
 
 def _not_open(_: object) -> NoReturn:

@@ -14,11 +14,13 @@ from scidaq.web.options import OPEN_DOOR, SecurityOptions, ServerOptions
 from scidaq.web.server import LoopStats, WebServer
 
 if TYPE_CHECKING:
-    from scidaq.web.door import StationDoor
+    from scidaq.station import Station
+    from scidaq.web.door import ConfigDoor, StationDoor
 
 __all__ = [
     "OPEN_DOOR",
     "SCOPES",
+    "ConfigDoor",
     "Control",
     "Key",
     "KeyStore",
@@ -33,28 +35,32 @@ __all__ = [
 
 
 def open_doors(
-    station: StationDoor,
+    station: Station | StationDoor,
     uuid: str,
     keys: KeyStore,
     server: ServerOptions,
     security: SecurityOptions,
     *,
     any_port: bool = False,
+    config: ConfigDoor | None = None,
 ) -> WebServer:
     """The server of a station, to be entered; `any_port` where another will do when the configured one is taken."""
+    from scidaq.station import Serving, Station
+
+    door = Serving(station) if isinstance(station, Station) else station
 
     def make(web: WebServer) -> object:
         from scidaq.web.app import make_app
 
-        return make_app(station, web, keys)
+        return make_app(door, web, keys, config)
 
     return WebServer(make, uuid, server, security, any_port=any_port)
 
 
 def __getattr__(name: str) -> Any:
     """What takes long to import is loaded when it is asked for."""
-    if name != "StationDoor":
+    if name not in ("ConfigDoor", "StationDoor"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from scidaq.web.door import StationDoor
+    from scidaq.web import door
 
-    return StationDoor
+    return getattr(door, name)

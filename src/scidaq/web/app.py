@@ -1,76 +1,67 @@
-"""The application behind the doors: routes, their documentation, and errors in one form."""
+"""The application behind the doors: routes, and errors in one form."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from scidaq import __version__
-from scidaq.errors import ScidaqError
 from scidaq.web import problem
-from scidaq.web.door import StationDoor
-from scidaq.web.front import Actor, Front
+from scidaq.web.changes import Changes
+from scidaq.web.door import ConfigDoor, StationDoor
+from scidaq.web.front import Front
 from scidaq.web.keys import KeyStore
+from scidaq.web.leases import Leases
 from scidaq.web.problem import Problem
+from scidaq.web.routes import all_routes
 from scidaq.web.server import WebServer
 
 
-def make_app(station: StationDoor, web: WebServer, keys: KeyStore) -> Front:
-    """The application of a station, with what every request passes before it."""
-    app = FastAPI(
+class _App(FastAPI):
+    """FastAPI, whose faults are answered by `Front`, which knows our errors and the request's id."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Without the layer that answers every exception with 500 and raises it again."""
+        outermost: Any = super().build_middleware_stack()
+        within: ASGIApp = outermost.app
+        return within
+
+
+def make_app(station: StationDoor, web: WebServer, keys: KeyStore, config: ConfigDoor | None = None) -> Front:
+    """The application of a station, with what every request passes before it. To be called in the event loop."""
+    app = make_interface()
+    app.state.station, app.state.web, app.state.keys, app.state.config = station, web, keys, config
+    app.state.leases = Leases()
+    front = web.front = app.state.front = Front(Changes(app, station), web.options, web.security, keys)
+    current_default_thread_limiter().total_tokens = web.options.worker_threads
+    return front
+
+
+def make_interface() -> FastAPI:
+    """The routes without a station behind them: what their documentation is made from."""
+    app = _App(
         title="scidaq",
         version=__version__,
         summary="A data-acquisition station over HTTP.",
         docs_url=None,
         redoc_url=None,
-        openapi_url="/api/v1/openapi.json",
-        strict_content_type=True,
+        openapi_url=None,
+        redirect_slashes=False,
     )
-    front = web.front = Front(app, web.options, web.security, keys)
-    app.state.station, app.state.web, app.state.keys, app.state.front = station, web, keys, front
     _errors(app)
-
-    @app.get("/health/live", tags=["health"])
-    async def live() -> dict[str, str]:
-        """Whether the process works."""
-        return {"status": "alive"}
-
-    @app.get("/api/v1/status", tags=["station"], dependencies=[Depends(needs("read"))])
-    def status() -> dict[str, Any]:
-        """How the station is, in short."""
-        stats = station.stats()
-        return {"name": stats.name, "uuid": stats.uuid, "started_ns": stats.started_ns, "now_ns": stats.now_ns}
-
-    return front
-
-
-def needs(scope: str) -> Any:
-    """A dependency that lets only those pass who have a scope; gives the `Actor`."""
-
-    def check(request: Request) -> Actor:
-        actor: Actor = request.state.actor
-        if not actor.may(scope):
-            raise Problem(403, "scope-missing", f"the key {actor.name!r} has not the scope {scope!r} that this needs")
-        return actor
-
-    return check
+    for router in all_routes():
+        app.include_router(router)
+    return app
 
 
 def _errors(app: FastAPI) -> None:
-    """Whatever is raised below a handler becomes a problem; a fault of the program tells strangers nothing."""
-
-    @app.exception_handler(Problem)
-    @app.exception_handler(ScidaqError)
-    async def ours(request: Request, error: Exception) -> Response:
-        return problem.response(problem.of(error) or problem.fault(), request.state.request_id)
-
-    @app.exception_handler(Exception)
-    async def fault(request: Request, error: Exception) -> Response:  # which is logged by `Front`
-        return problem.response(problem.fault(), request.state.request_id)
+    """Whatever is raised below a handler becomes a problem in `Front`, but for what FastAPI handles itself."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -88,7 +79,9 @@ def _errors(app: FastAPI) -> None:
     async def refused(request: Request, error: HTTPException) -> Response:
         kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "refused")
         detail = f"there is nothing at {request.url.path}" if error.status_code == 404 else str(error.detail)
+        if error.status_code == 405:
+            detail = f"{request.method} is not allowed here: see the header Allow"
         return problem.response(Problem(error.status_code, kind, detail, error.headers), request.state.request_id)
 
 
-__all__ = ["make_app", "needs"]
+__all__ = ["make_app", "make_interface"]

@@ -1,14 +1,19 @@
-"""What the doors need of a station: the one Protocol through which HTTP reaches it.
+"""What the doors need of a station: the Protocols through which HTTP reaches it.
 
-Its arguments and results are blocks, buffers and frozen dataclasses, so that the doors may live in a process of their
-own. Nothing here knows files or hardware.
+Arguments and results are blocks, buffers and frozen dataclasses, so that the doors may live in a process of their own.
+Nothing here knows files or hardware. `scidaq.station.Serving` is the one implementation.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from scidaq.station import StationStats
+from scidaq.block import Block
+from scidaq.catalog import Fact, RunActs, RunBook, Setting, Snapshot
+from scidaq.instruments import Failure, Level, Parameter, Value
+from scidaq.query import Grid
+from scidaq.station import Audited, Instrument, Page, StationStats, Stream, Wanted
 
 
 class StationDoor(Protocol):
@@ -16,3 +21,100 @@ class StationDoor(Protocol):
 
     def stats(self) -> StationStats:
         """A snapshot of everything that is counted."""
+
+    def now_ns(self) -> int:
+        """UTC time of the station."""
+
+    def health(self) -> dict[str, Any]:
+        """How each component is: `status`, `time`, `components`."""
+
+    def not_ready(self) -> str:
+        """Why no data is accepted; empty while it is."""
+
+    def metrics(self, accept: str) -> tuple[bytes, str] | None:
+        """The metrics and their content type; None where they are off."""
+
+    def instruments(self) -> list[Instrument]:
+        """All of them, by id."""
+
+    def instrument(self, instrument: str) -> Instrument:
+        """One of them. Raises `UnknownInstrument`, as do all that name one."""
+
+    def failures(self, instrument: str) -> tuple[Failure, ...]:
+        """What went wrong with it of late, newest first."""
+
+    def settings(self, instrument: str) -> Mapping[str, Setting]:
+        """Its parameters as they were read last, without asking it."""
+
+    def snapshot(self) -> Snapshot:
+        """Every instrument with the settings that were read of it last."""
+
+    def parameters(self, instrument: str) -> Sequence[Parameter]:
+        """Its parameters; it is asked."""
+
+    def get(self, instrument: str, parameter: str) -> tuple[Parameter, Value]:
+        """A parameter, and what the instrument says that it is now."""
+
+    def set(self, instrument: str, parameter: str, value: Value, unit: str | None = None) -> tuple[Parameter, Value]:
+        """Set a parameter; what the instrument says that it is then. Raises `ParameterError`."""
+
+    def want(self, instrument: str, level: Level, why: str, timeout_s: float = 5.0) -> Instrument:
+        """Let it go so far and no farther from now on; waits for it, but not for long."""
+
+    def safe(self, instrument: str) -> None:
+        """Bring it to its safe state."""
+
+    def newest(self, instrument: str) -> list[Block]:
+        """The newest row of each of its streams, as a block of one row."""
+
+    def streams(self) -> list[Stream]:
+        """What is recorded, by stream; without schemas."""
+
+    def stream(self, stream: str) -> Stream:
+        """One of them. Raises `UnknownStream`, as do all that name one."""
+
+    def page(self, wanted: Wanted) -> Page:
+        """Rows and the gaps between them, in order."""
+
+    def last(self, wanted: Wanted) -> Page:
+        """The newest rows, and the gaps between them."""
+
+    def reduced(self, wanted: Wanted, grid: Grid) -> Page:
+        """The rows as buckets of a grid."""
+
+    @property
+    def runs(self) -> RunActs:
+        """The verbs on runs, holds and notes."""
+
+    @property
+    def book(self) -> RunBook:
+        """The runs, holds and notes that there are."""
+
+    def audit(self, entry: Audited) -> None:
+        """Note who did what. Durable on return."""
+
+    def audited(self, before: int | None, limit: int) -> list[Fact]:
+        """The newest entries, newest first; with `before`, those older than the fact of this number."""
+
+
+class ConfigDoor(Protocol):
+    """The configuration that a station runs with."""
+
+    def effective(self) -> dict[str, Any]:
+        """Values in force with the origin of each, and secrets hidden: `values`, `origins`, `sources`, `hash`."""
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of a configuration file."""
+
+    def reload(self) -> Told:
+        """Read it again, and let count what can. Raises `ConfigError` with every mistake, and then changes nothing."""
+
+
+class Told(Protocol):
+    """What came of something."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+
+
+__all__ = ["Audited", "ConfigDoor", "Instrument", "Page", "StationDoor", "Stream", "Wanted"]

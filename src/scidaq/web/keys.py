@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from scidaq.clock import Clock
-from scidaq.errors import RequestError, StationError, WriteFailed
+from scidaq.errors import RequestError, StationError, Unknown, WriteFailed
 
 FILE = "keys.json"
 SCOPES = {
@@ -203,7 +203,7 @@ class KeyStore:
         now = self._clock.now_ns()
         found = [k for k in keys.values() if which in (k.id, k.name) and k.state(now) == "valid"]
         if not found:
-            raise RequestError(f"there is no valid key {which!r}; `scidaq keys list` shows those there are")
+            raise Unknown(f"there is no valid key {which!r}; `scidaq keys list` shows those there are")
         return found[0]
 
     def _change(self, change: Callable[[dict[str, Key]], Key]) -> Key:

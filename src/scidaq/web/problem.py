@@ -15,6 +15,10 @@ MEDIA_TYPE = "application/problem+json"
 
 STATUSES: tuple[tuple[type[BaseException], int, str], ...] = (
     (errors.UnknownStream, 404, "unknown-stream"),
+    (errors.UnknownRun, 404, "unknown-run"),
+    (errors.UnknownInstrument, 404, "unknown-instrument"),
+    (errors.UnknownParameter, 404, "unknown-parameter"),
+    (errors.Unknown, 404, "unknown"),
     (errors.ParameterError, 422, "parameter-refused"),
     (errors.WrongIdentity, 409, "wrong-identity"),
     (errors.InstrumentTimeout, 504, "instrument-timeout"),

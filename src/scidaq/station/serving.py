@@ -1,0 +1,411 @@
+"""A running station for those outside of it: what the doors may ask and do, from any thread.
+
+Everything goes in and out as blocks and frozen dataclasses. Rows are read from the files, beside the recorder; nothing
+here knows of HTTP.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from scidaq.block import Block, Epoch, Gap
+from scidaq.catalog import Fact, RunBook, RunKeeper, Setting, Snapshot, register_kind
+from scidaq.errors import ParameterError, UnknownInstrument, UnknownParameter, UnknownStream
+from scidaq.instruments import Failure, InstrumentStats, Level, Parameter, State, Value
+from scidaq.query import Grid, Place, Reader, StreamSummary, decimated
+
+if TYPE_CHECKING:
+    from scidaq.instruments import Supervisor
+    from scidaq.station.station import Station, StationStats
+
+AUDIT = register_kind("audit", "Somebody changed something over the network or the control socket: who, what, result.")
+
+PAGE_BYTES = 32 << 20
+"""Of rows as they are stored, in one page."""
+PAGE_BLOCKS = 10_000
+SCAN_BYTES = 256 << 20
+"""Of rows that one page of a reduced stream is made of."""
+SCAN_ROWS = 20_000_000
+_SMALL_ROWS = 1000
+_READERS = 4
+"""Readers that are kept for the next question: they remember what they have seen of segments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """An instrument as it is."""
+
+    stats: InstrumentStats
+    streams: tuple[str, ...]
+    """Ids of the streams that it announced last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What there is of a stream."""
+
+    id: str
+    live: bool
+    """Whether this station records it now, or has since its start."""
+    epochs: tuple[StreamSummary, ...]
+    """Ascending."""
+    schemas: tuple[Epoch, ...] = ()
+    """The epochs whose schema is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which rows of a stream, and how many of them at once."""
+
+    stream: str
+    start_ns: int | None = None
+    stop_ns: int | None = None
+    channels: tuple[str, ...] | None = None
+    after: Place | None = None
+    """Go on behind this."""
+    rows: int = 10_000
+    """At most so many in a page."""
+    raw: bool = False
+    one_schema: bool = False
+    """End the page where the channels change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of what was wanted."""
+
+    items: tuple[Block | Gap, ...]
+    next: Place | None
+    """From where to go on; None at the end."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return sum(item.rows for item in self.items if isinstance(item, Block))
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """A change of state, or the attempt at one."""
+
+    who: str
+    via: str
+    """`key`, `session`, `control` or `open`."""
+    peer: str
+    act: str
+    """Method and path."""
+    status: int
+    """Of the answer."""
+    problem: str = ""
+    """Kind of the problem, where it was refused."""
+    request: str = ""
+    """Id of the request, as the log has it."""
+
+
+@dataclass(slots=True)
+class Serving:
+    """A `Station` that is open, for its doors. Raises errors of `scidaq.errors`."""
+
+    _station: Station
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _readers: list[Reader] = field(default_factory=list)
+
+    # ---- the station ----
+
+    def stats(self) -> StationStats:
+        """A snapshot of everything that is counted."""
+        return self._station.stats()
+
+    def now_ns(self) -> int:
+        """UTC time of the station."""
+        return self._station._clock.now_ns()
+
+    def health(self) -> dict[str, Any]:
+        """How each component is."""
+        return self._station.health.report()
+
+    def not_ready(self) -> str:
+        """Why no data is accepted; empty while it is."""
+        return self._station.health.ready()
+
+    def metrics(self, accept: str) -> tuple[bytes, str] | None:
+        """The metrics and their content type; None where they are off."""
+        metrics = getattr(self._station, "metrics", None)
+        return None if metrics is None else metrics.render(accept)
+
+    # ---- instruments ----
+
+    def instruments(self) -> list[Instrument]:
+        """All of them, by id."""
+        found = self._station._supervision.instruments
+        return [_instrument(one) for _, one in sorted(found.items())]
+
+    def instrument(self, instrument: str) -> Instrument:
+        """One of them. Raises `UnknownInstrument`."""
+        return _instrument(self._supervisor(instrument))
+
+    def failures(self, instrument: str) -> tuple[Failure, ...]:
+        """What went wrong with it of late, newest first."""
+        return self._supervisor(instrument).failures()
+
+    def settings(self, instrument: str) -> Mapping[str, Setting]:
+        """Its parameters as they were read last, without asking it."""
+        return self._supervisor(instrument).settings()
+
+    def snapshot(self) -> Snapshot:
+        """Every instrument with the settings that were read of it last."""
+        return self._station.snapshot()
+
+    def parameters(self, instrument: str) -> Sequence[Parameter]:
+        """Its parameters, with limits; it is asked."""
+        return self._supervisor(instrument).parameters()
+
+    def get(self, instrument: str, parameter: str) -> tuple[Parameter, Value]:
+        """A parameter, and what the instrument says that it is now. Raises `UnknownParameter`."""
+        supervisor = self._supervisor(instrument)
+        one = _parameter(supervisor, parameter)
+        return one, supervisor.get(parameter)
+
+    def set(self, instrument: str, parameter: str, value: Value, unit: str | None = None) -> tuple[Parameter, Value]:
+        """Set a parameter; what the instrument says that it is then. Raises `ParameterError` that says what may be."""
+        supervisor = self._supervisor(instrument)
+        one = _parameter(supervisor, parameter)
+        if unit is not None and unit != one.unit:
+            raise ParameterError(f"parameter {parameter!r} is in {one.unit}, not in {unit}: nothing was set")
+        return one, supervisor.set(parameter, value)
+
+    def want(self, instrument: str, level: Level, why: str, timeout_s: float = 5.0) -> Instrument:
+        """Let it go so far and no farther from now on; waits for it, but not for long."""
+        supervisor = self._supervisor(instrument)
+        supervisor.want(level, why)
+        reached = {
+            Level.DISCONNECTED: (State.STOPPED,),
+            Level.READY: (State.READY, State.FAILED),
+            Level.ACQUIRING: (State.ACQUIRING, State.DEGRADED, State.FAILED),
+        }[level]
+        clock, never = self._station._clock, threading.Event()
+        deadline_s = clock.monotonic_s() + timeout_s
+        while supervisor.state not in reached and clock.monotonic_s() < deadline_s:
+            clock.wait(never, 0.01)
+        return _instrument(supervisor)
+
+    def safe(self, instrument: str) -> None:
+        """Bring it to its safe state. Raises `RequestError` when it has none."""
+        self._supervisor(instrument).safe()
+
+    def newest(self, instrument: str) -> list[Block]:
+        """The newest row of each of its streams, as a block of one row; it need not be durable yet."""
+        self._supervisor(instrument)
+        rings = self._station._rings
+        out = {name: block for name, ring in rings.items() if (block := ring.newest_block()) is not None}
+        mine = {name: one.slice(one.end - 1, one.end) for name, one in out.items() if _of(name) == instrument}
+        with self._reader() as reader:
+            for name in reader.names():
+                if _of(name) == instrument and name not in mine:
+                    mine.update((name, one) for one in reader.last(name, 1) if isinstance(one, Block))
+        return [mine[name] for name in sorted(mine)]
+
+    def _supervisor(self, instrument: str) -> Supervisor:
+        known = self._station._supervision.instruments
+        found = known.get(instrument)
+        if found is None:
+            raise UnknownInstrument(instrument, sorted(known), get_close_matches(instrument, known, 2))
+        return found
+
+    # ---- streams ----
+
+    def streams(self) -> list[Stream]:
+        """What is recorded, by stream; without schemas."""
+        with self._reader() as reader:
+            found: dict[str, list[StreamSummary]] = {}
+            for one in reader.streams():
+                found.setdefault(one.stream, []).append(one)
+        live = self._station._rings
+        return [Stream(name, name in live, tuple(found.get(name, ()))) for name in sorted({*found, *live})]
+
+    def stream(self, stream: str) -> Stream:
+        """One of them. Raises `UnknownStream`."""
+        live = stream in self._station._rings
+        with self._reader() as reader:
+            try:
+                return Stream(stream, live, tuple(reader.summary(stream)), tuple(reader.epochs(stream)))
+            except UnknownStream:
+                if live:  # announced, and nothing has come yet
+                    return Stream(stream, live, ())
+                raise
+
+    def page(self, wanted: Wanted) -> Page:
+        """Rows and the gaps between them, in order; what the page shows is read when this returns."""
+        with self._reader() as reader:
+            items = reader.blocks(wanted.stream, wanted.start_ns, wanted.stop_ns, wanted.channels, after=wanted.after)
+            return self._known(wanted.stream, lambda: _page(items, wanted))
+
+    def last(self, wanted: Wanted) -> Page:
+        """The newest `rows` rows, and the gaps between them."""
+        with self._reader() as reader:
+            return self._known(
+                wanted.stream,
+                lambda: Page(_joined(reader.last(wanted.stream, wanted.rows, None, wanted.channels)), None),
+            )
+
+    def reduced(self, wanted: Wanted, grid: Grid) -> Page:
+        """The rows as buckets of a grid; `wanted.rows` is of no account."""
+        with self._reader() as reader:
+            items = reader.blocks(wanted.stream, wanted.start_ns, wanted.stop_ns, wanted.channels, after=wanted.after)
+            scan = _Scan(items, grid)
+            return self._known(
+                wanted.stream, lambda: Page(tuple(decimated(scan, grid, raw=wanted.raw)), scan.stopped_at)
+            )
+
+    def _known(self, stream: str, act: Any) -> Page:
+        """What `act` gives; nothing for a stream that was announced and of which nothing is recorded yet."""
+        try:
+            page: Page = act()
+        except UnknownStream:
+            if stream not in self._station._rings:
+                raise
+            return Page((), None)
+        return page
+
+    @contextmanager
+    def _reader(self) -> Iterator[Reader]:
+        with self._lock:
+            known = self._readers.pop() if self._readers else None
+        reader = known or Reader(self._station.plan.data_dir, self._station._files)
+        yield reader
+        with self._lock:  # not after an error: nobody knows what it has seen
+            if len(self._readers) < _READERS:
+                self._readers.append(reader)
+
+    # ---- runs ----
+
+    @property
+    def runs(self) -> RunKeeper:
+        """The verbs on runs, holds and notes."""
+        return self._station.runs
+
+    @property
+    def book(self) -> RunBook:
+        """The runs, holds and notes that there are."""
+        return self._station.runs.book
+
+    # ---- audit ----
+
+    def audit(self, entry: Audited) -> None:
+        """Note who did what. Durable on return; raises `WriteFailed`."""
+        said = {name: value for name in entry.__slots__ if (value := getattr(entry, name)) != ""}
+        self._station._facts.append(AUDIT, said)
+
+    def audited(self, before: int | None, limit: int) -> list[Fact]:
+        """The newest entries, newest first; with `before`, those older than the fact of this number."""
+        self._station._catalog.project_facts(self._station._facts)
+        return self._station._catalog.facts(AUDIT, before, limit)
+
+
+def _of(stream: str) -> str:
+    return stream.partition("/")[0]
+
+
+def _instrument(supervisor: Supervisor) -> Instrument:
+    names = tuple(f"{supervisor.instrument_id}/{spec.name}" for spec in supervisor.streams)
+    return Instrument(supervisor.stats(), names)
+
+
+def _parameter(supervisor: Supervisor, name: str) -> Parameter:
+    known = supervisor.parameters()
+    for parameter in known:
+        if parameter.name == name:
+            return parameter
+    raise UnknownParameter(f"no parameter {name!r}; there are {', '.join(p.name for p in known) or 'none'}")
+
+
+def _page(items: Iterator[Block | Gap], wanted: Wanted) -> Page:
+    out: list[Block | Gap] = []
+    rows = size = blocks = 0
+    last: Block | None = None
+    for item in items:
+        if isinstance(item, Gap):
+            out.append(item)
+            continue
+        over = last is not None and (rows >= wanted.rows or size >= PAGE_BYTES or blocks >= PAGE_BLOCKS)
+        changed = wanted.one_schema and last is not None and item.schema.channels != last.schema.channels
+        if over or changed:
+            while out and isinstance(out[-1], Gap):  # what lies behind the last row comes with the next page
+                out.pop()
+            return Page(_joined(out), _behind(last))
+        room = max(1, min(wanted.rows - rows, (PAGE_BYTES - size) // max(1, item.nbytes // item.rows)))
+        last = item if item.rows <= room else item.slice(item.first, item.first + room)
+        out.append(last)
+        if last is not item:
+            return Page(_joined(out), _behind(last))
+        rows, size, blocks = rows + item.rows, size + item.nbytes, blocks + 1
+    return Page(_joined(out), None)
+
+
+def _joined(items: Iterable[Block | Gap]) -> tuple[Block | Gap, ...]:
+    """The same with small blocks that follow one another as one: a slow stream comes row by row."""
+    out: list[Block | Gap] = []
+    run: list[Block] = []
+    for item in items:
+        if run and not (isinstance(item, Block) and len(run) < _SMALL_ROWS and _small(item) and item.follows(run[-1])):
+            out.append(Block.join(run))
+            run = []
+        if isinstance(item, Block) and _small(item):
+            run.append(item)
+        else:
+            out.append(item)
+    return tuple([*out, Block.join(run)] if run else out)
+
+
+def _small(block: Block) -> bool:
+    return block.rows < _SMALL_ROWS and block.nbytes < 1 << 16
+
+
+def _behind(block: Block | None) -> Place | None:
+    return None if block is None else Place(block.epoch, block.end, block.last_ns)
+
+
+class _Scan:
+    """Blocks up to a bound, ending at the edge of a bucket, so that the next page goes on with a whole one."""
+
+    def __init__(self, items: Iterator[Block | Gap], grid: Grid) -> None:
+        self._items, self._edges = items, grid.edges()
+        self.stopped_at: Place | None = None
+
+    def __iter__(self) -> Iterator[Block | Gap]:
+        rows = size = 0
+        until_ns: int | None = None
+        last: Block | None = None
+        gaps: list[Gap] = []
+        """Met behind the bound: they belong to this page if rows of it follow."""
+        for item in self._items:
+            if isinstance(item, Gap):
+                if until_ns is None:
+                    yield item
+                else:
+                    gaps.append(item)
+                continue
+            if until_ns is not None and last is not None:
+                here = item.epoch == last.epoch
+                cut = int(item.time_ns().searchsorted(until_ns, "left")) if here else 0
+                if cut:
+                    yield from gaps
+                    gaps.clear()
+                    last = item.slice(item.first, item.first + cut)
+                    yield last
+                if cut < item.rows:
+                    self.stopped_at = _behind(last)
+                    return
+                continue
+            last = item
+            yield item
+            rows, size = rows + item.rows, size + item.nbytes
+            if rows >= SCAN_ROWS or size >= SCAN_BYTES:
+                after = int(self._edges.searchsorted(item.last_ns, "right"))
+                until_ns = int(self._edges[min(after, len(self._edges) - 1)])
+        yield from gaps

@@ -1,0 +1,16 @@
+"""The routes, one module for each subject; `all_routes` joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fastapi import APIRouter
+
+
+def all_routes() -> Iterator[APIRouter]:
+    """In the order of the documentation."""
+    from scidaq.web.routes import administration, instruments, pages, runs, session, station, streams
+
+    for module in (station, instruments, streams, runs, administration, session, pages):
+        for routes in module.ROUTES:
+            yield routes.router

@@ -1,0 +1,80 @@
+"""Logging in with a browser: a key or a one-time link for a cookie."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from scidaq.web.answers import Json, Routes
+from scidaq.web.front import SESSION_COOKIE, Actor, Front, cookie
+from scidaq.web.keys import SCOPES, KeyStore, spread
+from scidaq.web.models import LoginRequest, SessionView
+from scidaq.web.problem import Problem
+
+routes = Routes("/api/v1/session", "session")
+ROUTES = (routes,)
+
+
+def _view(actor: Actor) -> dict[str, object]:
+    return {"name": actor.name, "scopes": [s for s in SCOPES if s in actor.scopes], "via": actor.via}
+
+
+@routes.add("GET", "", None, SessionView, (401,))
+def who_am_i(request: Request) -> Response:
+    """Who asks, and what they may."""
+    actor: Actor = request.state.actor
+    if actor.via == "none":
+        raise Problem(401, "no-key", "nobody is logged in: send a key, or log in", {"WWW-Authenticate": "Bearer"})
+    return Json(_view(actor))
+
+
+@routes.add("POST", "", None, SessionView, (401, 429), 201)
+def log_in(request: Request, given: LoginRequest) -> Response:
+    """Log in with a key, or the token of a one-time link. The answer sets a cookie that scripts cannot read."""
+    front: Front = request.app.state.front
+    keys: KeyStore = request.app.state.keys
+    request.state.secret_answer = True
+    now_s, peer = time.monotonic(), request.state.actor.peer
+    if (given.key is None) == (given.link is None):
+        raise Problem(422, "invalid-request", "give either a key or a link")
+    if given.key is not None:
+        key = keys.find(given.key.strip())
+        who = None if key is None else (key.name, spread(key.scopes), key.id)
+    else:
+        who = ("link", spread(("admin",)), "") if front.sessions.use_link(given.link or "", now_s) else None
+    if who is None:
+        front.bans.failed(peer, now_s)
+        raise Problem(
+            401,
+            "wrong-key",
+            "this is no valid key or link: it may have expired, or been used",
+            {"WWW-Authenticate": "Bearer"},
+        )
+    front.bans.succeeded(peer)
+    name, scopes, key_id = who
+    actor = Actor(name, scopes, "session", peer)
+    request.state.audited, request.state.audited_as = True, actor
+    answer = Json(_view(actor), 201, {"Cache-Control": "no-store"})
+    token = front.sessions.begin(name, scopes, key_id, now_s)
+    answer.set_cookie(
+        SESSION_COOKIE,
+        token,
+        max_age=round(request.app.state.web.security.session_hours * 3600),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+        path="/",
+    )
+    return answer
+
+
+@routes.add("DELETE", "", None, None, (), 204, response_class=Response)
+def log_out(request: Request) -> Response:
+    """Log out."""
+    front: Front = request.app.state.front
+    front.sessions.end(cookie(request.scope, SESSION_COOKIE))
+    answer = Response(status_code=204)
+    answer.delete_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="strict")
+    return answer
