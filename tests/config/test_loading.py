@@ -248,7 +248,8 @@ flat = 3
 """
 
 SAID = """\
-config/default.toml:1: stray: unknown section; there are instruments, logging, monitoring, pipeline, station, storage
+config/default.toml:1: stray: unknown section; there are instruments, logging, monitoring, notify, \
+pipeline, station, storage
 config/default.toml:4: station.data_dir: found 5, expected a path
 config/default.toml:6: storage.sync_interval_ms: found "fast", expected an integer from 10 to 10000
 config/default.toml:7: storage.segment_bytes: found 12, expected an integer of at least 1048576
@@ -412,7 +413,7 @@ expected an integer from 1 to 4096
 environment variable SCIDAQ_LOGGING__LEVEL__CONSOLE: logging.level.console: \
 environment variable SCIDAQ_LOGGING__LEVEL gives it a value
 environment variable SCIDAQ_SERVER__PORT: server: unknown section; there are instruments, logging, monitoring, \
-pipeline, station, storage
+notify, pipeline, station, storage
 environment variable SCIDAQ_STATION__: a name between __ is empty
 environment variable SCIDAQ_STORAGE: levels are joined by __; did you mean SCIDAQ_STORAGE__<KEY>?
 environment variable SCIDAQ_STORAGE_SEGMENT_BYTES: levels are joined by __; did you mean SCIDAQ_STORAGE__SEGMENT_BYTES?

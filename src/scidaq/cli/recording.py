@@ -81,7 +81,7 @@ def record(
     With `show` a table that lives on a terminal, else lines every few seconds. On return everything is durable.
     """
     from scidaq.config import Reloader
-    from scidaq.observe import Logs, Service
+    from scidaq.observe import Logs, Notifier, Service
     from scidaq.station import Station
 
     console = Console()
@@ -98,6 +98,8 @@ def record(
             logs.begin_file()
             station.health.add(logs.check())
             station.metrics.add(logs.samples)
+            notifier = Notifier(config.notify, config.station.name, clock, lambda: station.health.last, station.losses)
+            station.metrics.add(notifier.samples)
             service.ready(station.stands_still, partial(_status, station))
             _say(greeting + _run_words(station))
             reloader = Reloader(
@@ -107,7 +109,7 @@ def record(
                 clock,
                 [lambda new: logs.set_levels(new.logging.level, new.logging.levels)],
             )
-            with hung_up.answered(reloader.try_reload):
+            with hung_up.answered(reloader.try_reload), notifier:
                 ticks = _ticks(clock, asked, every_s, seconds)
                 (_watch if live else _tell)(console, station, ticks) if show else deque(ticks, 0)
             service.stopping()

@@ -15,7 +15,7 @@ from scidaq.block import INSTRUMENT_ID
 from scidaq.config.effective import digest, effective, secrets_in
 from scidaq.config.layers import DEFAULT, Origin
 from scidaq.instruments import DriverFactory, SupervisionOptions
-from scidaq.observe import LoggingOptions, MonitoringOptions
+from scidaq.observe import LoggingOptions, MonitoringOptions, NotifyOptions
 from scidaq.options import Secret
 from scidaq.store import Policy
 
@@ -79,6 +79,7 @@ class Config:
     pipeline: pipeline.Options = field(default_factory=pipeline.Options)
     logging: LoggingOptions = field(default_factory=LoggingOptions)
     monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)
+    notify: NotifyOptions = field(default_factory=NotifyOptions)
     instruments: Mapping[str, Instrument] = field(default_factory=dict)
     """By id, in the order in which they were first named."""
     origins: Mapping[str, Origin] = field(default_factory=dict)

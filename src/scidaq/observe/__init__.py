@@ -8,6 +8,7 @@ from scidaq.observe.health import Check, Component, Health, Report
 from scidaq.observe.host import Pace, Process, usage
 from scidaq.observe.logs import Logs, LogStats
 from scidaq.observe.metrics import CATALOGUE, MAX_LABELLED, Metric, Metrics, Sample
+from scidaq.observe.notify import Notifier, NotifyOptions
 from scidaq.observe.options import LoggingOptions, MonitoringOptions
 from scidaq.observe.redaction import Redactor
 from scidaq.observe.systemd import Service
@@ -24,6 +25,8 @@ __all__ = [
     "Metric",
     "Metrics",
     "MonitoringOptions",
+    "Notifier",
+    "NotifyOptions",
     "Pace",
     "Process",
     "Redactor",

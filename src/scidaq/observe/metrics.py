@@ -140,6 +140,14 @@ CATALOGUE: tuple[Metric, ...] = (
     # the log
     _s("log_events_total", "counter", "events", "Events that were logged, by level.", "level"),
     _s("log_dropped_events_total", "counter", "events", "Events that found no room to wait and were dropped."),
+    _s(
+        "notifications_total",
+        "counter",
+        "notifications",
+        "Messages to those who are to be told, by what became of each try: sent, failed, dropped.",
+        "destination",
+        "result",
+    ),
     # what the web door knows
     _s("event_loop_lag_seconds", "gauge", "seconds", "How late the event loop of the HTTP server last was."),
     _s("http_requests_total", "counter", "requests", "Requests over HTTP.", "method", "status"),

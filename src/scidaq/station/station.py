@@ -575,6 +575,10 @@ class Station:
             self._clock.drift_ns(),
         )
 
+    def losses(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """How many gaps there have been since the start, and how many rows are in them, by stream and reason."""
+        return watching.losses(tuple(s for door in list(self._doors.values()) for s in door.stats()))
+
     def stands_still(self) -> str:
         """Why nothing is made durable any more, empty while it is: what a watchdog may act on. Waits for nobody."""
         return moves(self._recorder.stats())

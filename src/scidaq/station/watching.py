@@ -200,6 +200,15 @@ def _of_streams(stats: StationStats) -> Iterator[Sample]:
         yield Sample("scidaq_durable_rows_total", (stream.stream,), stream.all_durable_rows)
 
 
+def losses(intakes: tuple[pipeline.IntakeStats, ...]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Gaps and lost rows since the start, by stream and reason."""
+    return {
+        (one.stream, str(reason)): (count, one.lost_rows.get(reason, 0))
+        for one in intakes
+        for reason, count in one.gaps.items()
+    }
+
+
 def _of_losses(stats: StationStats) -> Iterator[Sample]:
     for reason in Reason:
         if reason in (Reason.POLICY, Reason.UNEXPLAINED, Reason.LATE, Reason.RETENTION):
