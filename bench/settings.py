@@ -51,6 +51,10 @@ class Settings:
     turn_s: float = 0.2
     scrapes: int = 50
     """How often `scrape` renders the metrics."""
+    export_rounds: int = 3
+    """How often each contestant of `export` writes its file."""
+    export_rows: int = 4_000_000
+    """Of these, a tenth as CSV."""
     only: Sequence[str] = ()
     """Contestants whose name contains one of these; all when empty."""
 
@@ -78,5 +82,7 @@ def quick() -> Settings:
         starts=1,
         idle_s=5.0,
         segments=1000,
+        export_rounds=1,
+        export_rows=400_000,
         scrapes=10,
     )

@@ -478,6 +478,7 @@ class Reader:
                 heapq.heappush(queue, (record.block.first, 1, i, record.block))
         done = RangeSet()
         count = len(holding.records)
+        behind = _Behind()
         while pieces or queue:
             while pieces and (not queue or pieces[0].first <= queue[0][0]):
                 piece = pieces.pop(0)
@@ -510,6 +511,8 @@ class Reader:
             if cut is not None:
                 yield cut
                 at, before_ns = cut.end, cut.last_ns
+                if not isinstance(source, Block):
+                    behind.read(*source)
             if cut is None or cut.end < block.end:  # time does not go back in an epoch
                 return
         yield from notes.between(at, max(notes.end, at), before_ns, None, window)
@@ -584,6 +587,33 @@ def _before(segment: Segment, start_ns: int) -> int:
                 if block.t0_ns < start_ns:
                     return block.first
     return 0
+
+
+class _Behind:
+    """Lets go of the pages of segments that have been read, or in the end all of a store would be in memory.
+
+    They lie in the system's cache: who still holds a block only has them fetched from there once more.
+    """
+
+    LAG = 16 << 20
+
+    def __init__(self) -> None:
+        self._piece: _Piece | None = None
+        self._free = 0
+        """Up to which byte of its file."""
+
+    def read(self, piece: _Piece, segment: Segment, i: int) -> None:
+        """Rows of a batch were given to the reader, who has asked for more."""
+        if self._piece is not piece:
+            if self._piece is not None and not piece.rivals:
+                self._piece.segment = None  # opened again, should anybody look for a reason there
+            self._piece, self._free = piece, 0
+        end = segment.batches[i].end
+        mapped = segment.data.obj
+        if end - self._free >= 2 * self.LAG and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            size = (end - self._free - self.LAG) // self.LAG * self.LAG
+            mapped.madvise(mmap.MADV_DONTNEED, self._free, size)
+            self._free += size
 
 
 _Source = Block | tuple[_Piece, Segment, int]

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+FEW_ROWS = 8192
+"""Batches that have fewer on average are joined."""
+
+
 class _Files:
     """Files of one directory, one for each table."""
 
@@ -104,7 +108,7 @@ class _ArrowTable:
 
         batches = _batches(blocks, self._schema)
         # Readers cope better with few large batches; those that are large already are not copied.
-        if len(batches) > 1 and max(batch.num_rows for batch in batches) * 4 < sum(batch.num_rows for batch in batches):
+        if sum(batch.num_rows for batch in batches) < FEW_ROWS * len(batches):
             batches = pa.Table.from_batches(batches).combine_chunks().to_batches()
         for batch in batches:
             self._writer.write_batch(batch)

@@ -44,9 +44,8 @@ EPOCH = "1970-01-01T00:00:00Z"
 
 
 def spelled(name: str) -> str:
-    """A name that NeXus allows for a group or a field."""
-    clean = re.sub(r"[^A-Za-z0-9_.]", "_", name).strip(".")
-    return clean or "_"
+    """A name that NeXus allows for a group or a field (those with dots its own tools refuse)."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)
 
 
 class Hdf5File:
