@@ -19,7 +19,8 @@ from scidaq.store import File, system_files
 SUFFIX = ".scidaq-export"
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
-_PIECE = 4 << 20
+_PIECE = 256 << 10
+"""What is read at once: it stays in the cache of the processor."""
 _LOCK = "LOCK"
 _REPLACED = "replaced"
 
