@@ -8,7 +8,7 @@ import time
 import pytest
 
 from scidaq.clock import SystemClock
-from scidaq.observe import Check, Health, Redactor
+from scidaq.observe import Check, Health
 from scidaq.stats import Status, Verdict
 from scidaq.testing.clock import FakeClock
 
@@ -169,7 +169,8 @@ def test_since_is_kept_as_long_as_the_status_is():
 
 def test_no_secret_is_in_the_report():
     said = Verdict(Status.UNHEALTHY, "login of bob with canary-12345 refused", {"password": "x", "url": "a://b:c@d"})
-    one = Health([Check("a", lambda: said)], SystemClock(), redactor=Redactor(["canary-12345"]))
+    one = Health([Check("a", lambda: said)], SystemClock())
+    one.hide(["canary-12345"])
     text = str(one.report())
     assert "canary" not in text
     assert "b:c" not in text

@@ -110,7 +110,8 @@ def test_losses_are_told_as_what_came_since():
     news = News(NotifyOptions(hold_off_s=10, group_s=0), "lab", {("a/b", "restart"): (1, 50)})
     fine = report(a=H)
     assert news.due(fine, {("a/b", "restart"): (1, 50)}, 0) is None
-    losses = {("a/b", "restart"): (1, 50), ("a/b", "overflow"): (1, 100), ("a/c", "clock_step"): (1, 0)}
+    losses = {("a/b", "restart"): (1, 50), ("a/b", "overflow"): (1, 100)}
+    losses |= {("a/c", "clock_step"): (1, 0), ("a/c", "stopped"): (1, 5)}  # nothing is lost, or somebody wanted it
     assert news.due(fine, losses, 1) is None
     losses["a/b", "overflow"] = (2, 150)
     message = news.due(fine, losses, 11)

@@ -96,6 +96,7 @@ def record(
     ):
         with Station(replace(config.plan(clock), run=run), clock) as station:
             logs.begin_file()
+            station.health.hide(secrets)
             station.health.add(logs.check())
             station.metrics.add(logs.samples)
             notifier = Notifier(config.notify, config.station.name, clock, lambda: station.health.last, station.losses)

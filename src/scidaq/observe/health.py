@@ -116,6 +116,10 @@ class Health:
         """Ask for something else, too."""
         self._checks = (*self._checks, check)
 
+    def hide(self, secrets: Iterable[str]) -> None:
+        """What must never be in an answer, whatever a check says."""
+        self._redactor = Redactor(secrets)
+
     def report(self) -> dict[str, Any]:
         """The answer to `/health`: `status`, `time` and `components`, to be sent as JSON."""
         return self.current().as_json()

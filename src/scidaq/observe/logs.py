@@ -93,6 +93,7 @@ class Logs:
         self._clock, self._options = clock, options
         self._directory = options.directory or directory
         self._redactor = Redactor(secrets)
+        self._counting = threading.Lock()
         self._counts = dict.fromkeys(_NAMES.values(), 0)
         self._levels = _Levels(options.level, options.levels)
         self._file = _File(self._directory, options, clock, self._redactor)
@@ -158,40 +159,36 @@ class Logs:
             frame = frame.f_back
         module = frame.f_globals.get("__name__", "")
         name = getattr(logger, "name", "") or module
-        if level < self._levels.of(name) or not self._any_room(level):
+        if level < self._levels.of(name) or not (sinks := self._with_room(level)):
             raise structlog.DropEvent
         if error := values.pop("exc_info", None):
             values["exception"] = _traceback(error)
         if bound := structlog.contextvars.get_contextvars():
             values = {**bound, **values}
-        self._put(
-            Event(self._clock.now_ns(), level, module, frame.f_lineno, threading.current_thread().name, name, values)
-        )
+        thread = threading.current_thread().name
+        event = Event(self._clock.now_ns(), level, module, frame.f_lineno, thread, name, values)
+        for sink in sinks:
+            sink.put(event)
         raise structlog.DropEvent
 
     def _take_record(self, record: logging.LogRecord) -> None:
         """The same for what a library logs."""
         level = max(10, min(50, record.levelno // 10 * 10))
-        if level < self._levels.of(record.name) or not self._any_room(level):
+        if level < self._levels.of(record.name) or not (sinks := self._with_room(level)):
             return
         values: dict[str, Any] = {"event": record.getMessage(), **structlog.contextvars.get_contextvars()}
         if record.exc_info:
             values["exception"] = _traceback(record.exc_info)
         where = record.module, record.lineno, record.threadName or ""
-        self._put(Event(self._clock.now_ns(), level, *where, record.name, values))
+        event = Event(self._clock.now_ns(), level, *where, record.name, values)
+        for sink in sinks:
+            sink.put(event)
 
-    def _any_room(self, level: int) -> bool:
-        """Looked at first: a flood must cost as little as can be."""
-        self._counts[_NAMES[level]] += 1
-        room = False
-        for sink in self._sinks:
-            room = sink.room() or room
-        return room
-
-    def _put(self, event: Event) -> None:
-        for sink in self._sinks:
-            if sink.has_room:
-                sink.put(event)
+    def _with_room(self, level: int) -> list[_Sink]:
+        """Where an event fits; looked at first, since a flood must cost as little as can be."""
+        with self._counting:
+            self._counts[_NAMES[level]] += 1
+        return [sink for sink in self._sinks if sink.room()]
 
     # ---- what others ask ----
 
@@ -309,7 +306,6 @@ class _Sink:
         self._capacity = capacity
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._counting = threading.Lock()
-        self.has_room = True
         self.dropped = 0
 
     def start(self) -> None:
@@ -321,8 +317,7 @@ class _Sink:
 
     def room(self) -> bool:
         """Whether an event fits; one that does not is counted."""
-        room = self._queue.qsize() < self._capacity
-        self.has_room = room  # racy on purpose: an event more or less
+        room = self._queue.qsize() < self._capacity  # racy on purpose: a queue may hold one more for each thread
         if not room:
             with self._counting:
                 self.dropped += 1

@@ -39,6 +39,8 @@ Losses = Mapping[tuple[str, str], tuple[int, int]]
 """By stream and reason: how many gaps there have been, and how many rows are known to be in them."""
 NOTHING_LOST = ("clock_step", "schema", "reset")
 """Reasons of gaps in which nothing need be missing."""
+ON_PURPOSE = "stopped"
+"""The reason of gaps that somebody wanted."""
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -270,7 +272,7 @@ class News:
         for (stream, reason), (gaps, rows) in losses.items():
             gaps_before, rows_before = self._losses.get((stream, reason), (0, 0))
             gaps, rows = gaps - gaps_before, rows - rows_before
-            if rows > 0 or (gaps > 0 and reason not in NOTHING_LOST):
+            if reason != ON_PURPOSE and (rows > 0 or (gaps > 0 and reason not in NOTHING_LOST)):
                 out.append(Lost(stream, reason, gaps, rows))
         return tuple(out)
 
