@@ -194,3 +194,14 @@ def test_what_cannot_be_told_is_not_ready():
         raise RuntimeError("no")
 
     assert Health([], SystemClock(), ready=fail).ready().startswith("it cannot be told whether data is accepted")
+
+
+@pytest.mark.parametrize("_", range(10))  # the moment between asking and hearing is short
+def test_a_check_may_be_added_while_the_others_are_asked(_: int):
+    def adds() -> Verdict:
+        one.add(Check("b", lambda: FINE))
+        return FINE
+
+    one = health(Check("a", adds), Check("c", lambda: FINE))
+    assert set(statuses(one)) <= {"a", "b", "c"}
+    assert set(statuses(one)) == {"a", "b", "c"}

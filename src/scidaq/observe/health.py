@@ -139,13 +139,13 @@ class Health:
     # ---- asking ----
 
     def _ask_all(self) -> Report:
-        begun_s = self._clock.monotonic_s()
-        for check in self._checks:
+        begun_s, checks = self._clock.monotonic_s(), self._checks  # others may be added meanwhile
+        for check in checks:
             before = self._asked.get(check.name)
             if before is None or before.done.is_set():  # else it hangs still, and one thread of it is enough
                 self._asked[check.name] = _Asking(check, begun_s)
         found: dict[str, Verdict] = {}
-        for check in self._checks:
+        for check in checks:
             found |= self._answer(check, self._asked[check.name], begun_s)
         return self._noted(found)
 
