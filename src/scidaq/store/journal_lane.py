@@ -181,19 +181,31 @@ class JournalLane:
 
     def _synced(self, target: Target, writer: JournalWriter, end: int, commits: list[Commit]) -> None:
         """A commit of the journal is durable (called in the commit thread)."""
-        commits = [c for c in commits if c[0].confirm(c[2])]
-        if commits:
+        counted: list[Commit] = []
+        void: list[Track] = []
+        for commit in commits:
+            if commit[0].confirm(commit[2]):
+                counted.append(commit)
+            else:
+                void.append(commit[0])
+        if counted:
             target.kept = end
-        for track, records, snapshot in commits:
+        for track, records, snapshot in counted:
             self._publish(track, snapshot)
             track.reader.release(snapshot.seq)
             gaps = [g for r in records for g in r.gaps]
             if gaps:
                 self._projection.gaps(gaps)
-        self._settle(partial(self._settled, target, writer, end, commits, self._clock.monotonic_s()))
+        self._settle(partial(self._settled, target, writer, end, counted, void, self._clock.monotonic_s()))
 
     def _settled(
-        self, target: Target, writer: JournalWriter, end: int, commits: list[Commit], durable_s: float
+        self,
+        target: Target,
+        writer: JournalWriter,
+        end: int,
+        commits: list[Commit],
+        void: list[Track],
+        durable_s: float,
     ) -> None:
         writer.synced = end
         self._done(writer.number)
@@ -211,6 +223,7 @@ class JournalLane:
                 track.oldest_journal = writer.number
             if not track.in_flight:
                 track.lane = ""
+        for track in (*(c[0] for c in commits), *void):
             if track in waiting:
                 waiting.remove(track)  # once: a commit behind this one may hold it too
         if not waiting:

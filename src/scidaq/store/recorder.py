@@ -11,6 +11,7 @@ one commit of the journal, and from there to their segments later, in larger pie
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -334,6 +335,7 @@ class Recorder:
             act(track)
         except Exception:  # whatever it is
             log.exception("recording a stream failed unexpectedly; it is begun again", stream=track.stream)
+            track.void()
             if track.writer is not None and track.writer.at != track.writer.synced:
                 self._segments.abandon(track)
             self._start_over(track)
@@ -587,10 +589,20 @@ class Recorder:
 
     def _recover(self, target: Target, error: OSError) -> None:
         """Go back to what is durable and write the rest elsewhere: a new segment, a new journal file."""
-        tracks = self._journal.abandon(target) + self._segments.failed(target)
+        tracks = list(dict.fromkeys(self._journal.abandon(target) + self._segments.failed(target)))
         if not tracks:
             log.error("the disk refused", path=str(target.path), error=str(error))
-        for track in dict.fromkeys(tracks):
+        for track in tracks:
+            track.void()
+        self._go_back(target, error, tracks)
+
+    def _go_back(self, target: Target, error: OSError, tracks: list[Track]) -> None:
+        """Let streams go back to what is durable. What has become durable elsewhere meanwhile is heard of first."""
+        if any(track.unsettled for track in tracks):
+            self._inbox.append(partial(self._go_back, target, error, tracks))
+            time.sleep(0)  # the commit thread is about to tell
+            return
+        for track in tracks:
             if not track.failures:
                 log.error("write refused", stream=track.stream, path=str(target.path), error=str(error))
             if track.writer is not None and (target is track.target or track.writer.at != track.writer.synced):
@@ -601,6 +613,7 @@ class Recorder:
 
     def _start_over(self, track: Track) -> None:
         """Forget what is not durable of a stream and take it from the ring again, after a moment."""
+        track.void()
         track.failures += 1
         track.blame_disk()
         track.in_flight, track.lane = 0, ""

@@ -331,7 +331,9 @@ class SegmentLane:
         target.failed = True
         self._open.pop(target, None)
         track.left.append(target)
-        self._put(Discard(target, remove=not writer.synced))
-        self.abandoned += writer.synced > 0
+        # Something may have become durable in it of which we have not been told yet.
+        kept = writer.synced > 0 or track.unsettled
+        self._put(Discard(target, remove=not kept))
+        self.abandoned += kept
         track.writer, track.target = None, None
         track.generation += 1

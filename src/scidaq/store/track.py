@@ -1,11 +1,12 @@
 """What the recorder knows of one stream: its book, what waits, what has been encoded, what is durable.
 
 A track is a plain data structure with the arithmetic of accounting; the recorder moves it, and only the recorder's
-encoding thread touches it.
+encoding thread touches it, but for `confirm`, which is the commit thread's.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -263,6 +264,11 @@ class Track:
         """The commit that the next one builds on."""
         self.confirmed = 0
         """The newest commit that is durable with all before it; written by the commit thread alone."""
+        self.settled = 0
+        """The newest commit that the encoding thread knows to be durable."""
+        self._void = 0
+        """Commits up to this number that are not durable yet never will count."""
+        self._counting = threading.Lock()
         self.left_out_s = 0.0
 
     def deliver(self, reader: Reader, policy: Policy, pre_trigger_ns: int) -> None:
@@ -324,10 +330,21 @@ class Track:
     def confirm(self, snapshot: Snapshot) -> bool:
         """A commit has been synced; whether it counts. It does not when one before it failed, in another file perhaps:
         then the rows of both are taken from the ring again, which must not let go of them."""
-        if snapshot.after != self.confirmed:
-            return False
-        self.confirmed = snapshot.commit
-        return True
+        with self._counting:
+            if snapshot.commit <= self._void or snapshot.after != self.confirmed:
+                return False
+            self.confirmed = snapshot.commit
+            return True
+
+    def void(self) -> None:
+        """No commit that is under way will count any more, wherever it goes: its rows are taken from the ring again."""
+        with self._counting:
+            self._void = self.commits
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether something is durable of which the encoding thread has not been told yet."""
+        return self.confirmed != self.settled
 
     def works(self) -> None:
         """The disk took something."""
@@ -350,6 +367,7 @@ class Track:
     def settle(self, snapshot: Snapshot, durable_s: float | None = None) -> None:
         """What was looked at up to the snapshot is durable, since `durable_s` where a commit made it so."""
         before = self.durable
+        self.settled = snapshot.commit or self.settled
         self.all_durable_rows += snapshot.recorded - (
             before.recorded if before is not None and before.book is snapshot.book else 0
         )
