@@ -249,7 +249,7 @@ flat = 3
 
 SAID = """\
 config/default.toml:1: stray: unknown section; there are instruments, logging, monitoring, notify, \
-pipeline, station, storage
+pipeline, security, server, station, storage
 config/default.toml:4: station.data_dir: found 5, expected a path
 config/default.toml:6: storage.sync_interval_ms: found "fast", expected an integer from 10 to 10000
 config/default.toml:7: storage.segment_bytes: found 12, expected an integer of at least 1048576
@@ -412,8 +412,7 @@ environment variable SCIDAQ_INSTRUMENTS__ADC__CHANNELS: instruments.adc.channels
 expected an integer from 1 to 4096
 environment variable SCIDAQ_LOGGING__LEVEL__CONSOLE: logging.level.console: \
 environment variable SCIDAQ_LOGGING__LEVEL gives it a value
-environment variable SCIDAQ_SERVER__PORT: server: unknown section; there are instruments, logging, monitoring, \
-notify, pipeline, station, storage
+environment variable SCIDAQ_SERVER__PORT: server.port: found 90000, expected an integer from 0 to 65535
 environment variable SCIDAQ_STATION__: a name between __ is empty
 environment variable SCIDAQ_STORAGE: levels are joined by __; did you mean SCIDAQ_STORAGE__<KEY>?
 environment variable SCIDAQ_STORAGE_SEGMENT_BYTES: levels are joined by __; did you mean SCIDAQ_STORAGE__SEGMENT_BYTES?
@@ -433,7 +432,7 @@ def test_mistakes_of_the_environment_and_of_options_name_them(problems: Problems
         "SCIDAQ_STORAGE": "{}",
         "SCIDAQ_LOGGING__LEVEL": "loud",
         "SCIDAQ_LOGGING__LEVEL__CONSOLE": "info",
-        "SCIDAQ_SERVER__PORT": "9000",
+        "SCIDAQ_SERVER__PORT": "90000",
         "SCIDAQ_STATION__": "x",
         "SCIDAQ_INSTRUMENTS__ADC__CHANNELS": "3.5",
         "SCIDAQ_SERVICE_HOST": "somebody else's",

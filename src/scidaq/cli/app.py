@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scidaq import __version__
+from scidaq.cli import keys
 from scidaq.errors import ConfigError, RequestError, ScidaqError
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def demo(
     with simulated() as configuration:
         loaded = _load(config, data_dir, Base("demo", configuration))
         stats = _record(
-            loaded, seconds, f"recording into {loaded.station.data_dir}; Ctrl-C ends it", show=True, run=run
+            loaded, seconds, f"recording into {loaded.station.data_dir}; Ctrl-C ends it", demo=True, run=run
         )
     report_end(stats, loaded.station.data_dir)
 
@@ -175,7 +176,7 @@ def serve(
     loaded = _load(config, data_dir)
     names = ", ".join(loaded.instruments) or "nothing, since no instrument is configured,"
     greeting = f"recording {names} into {loaded.station.data_dir}"
-    stats = _record(loaded, seconds, greeting, show=False, run=run, again=lambda: _load(config, data_dir))
+    stats = _record(loaded, seconds, greeting, run=run, again=lambda: _load(config, data_dir))
     report_end(stats, loaded.station.data_dir)
 
 
@@ -235,7 +236,7 @@ def streams(as_json: AsJson = False, config: ConfigFiles = None, data_dir: DataD
     """List what is recorded, by stream and epoch."""
     from scidaq.cli.reading import list_streams
 
-    list_streams(_directory(config, data_dir), as_json)
+    list_streams(directory(config, data_dir), as_json)
 
 
 @app.command()
@@ -270,7 +271,7 @@ def read(
     except RequestError as error:
         raise typer.BadParameter(str(error)) from None
     try:
-        write_rows(_directory(config, data_dir), selection, form.value, raw)
+        write_rows(directory(config, data_dir), selection, form.value, raw)
     except BrokenPipeError:
         hang_up()
 
@@ -323,7 +324,7 @@ def export(
         raise typer.BadParameter(f"{name} is a run itself; give --run with a stream", param_hint="--run")
     chosen = None if channels is None else [one.strip() for one in channels.split(",")]
     request = Request(form.value, Path(), raw, compression, force)
-    run_export(_directory(config, data_dir), Wanted(name, start, stop, last, run, chosen), request, out)
+    run_export(directory(config, data_dir), Wanted(name, start, stop, last, run, chosen), request, out)
 
 
 @app.command("import")
@@ -392,7 +393,7 @@ def verify(as_json: AsJson = False, config: ConfigFiles = None, data_dir: DataDi
     """Read everything that is recorded, and check every checksum and every balance."""
     from scidaq.cli.reading import report_verification
 
-    raise typer.Exit(0 if report_verification(_directory(config, data_dir), as_json) else 1)
+    raise typer.Exit(0 if report_verification(directory(config, data_dir), as_json) else 1)
 
 
 @app.command()
@@ -412,7 +413,7 @@ def repair(
     """
     from scidaq.cli.repair import run_repair
 
-    where = _directory(config, data_dir)
+    where = directory(config, data_dir)
     try:
         code = run_repair(where.absolute(), rebuild_catalog=rebuild_catalog, dry_run=dry_run, as_json=as_json)
     except (ScidaqError, OSError) as error:
@@ -445,7 +446,7 @@ def run_add(
 
     with _typed():
         new = _run_of(name, operator, sample, notes, meta, streams, time_ns(start), time_ns(stop))
-    with run_acts(_directory(config, data_dir)) as acts:
+    with run_acts(directory(config, data_dir)) as acts:
         print(f"run {name}: {acts.add(new).id}")
 
 
@@ -465,7 +466,7 @@ def run_start(
 
     with _typed():
         new = _run_of(name, operator, sample, notes, meta, streams)
-    with run_acts(_directory(config, data_dir)) as acts:
+    with run_acts(directory(config, data_dir)) as acts:
         print(f"run {name}: {acts.start(new).id}")
 
 
@@ -475,7 +476,7 @@ def run_stop(run: RunArgument, config: ConfigFiles = None, data_dir: DataDir = N
     """End a run that is under way, or one that a kill has interrupted: with its newest row."""
     from scidaq.cli.runs import ended_words, run_acts
 
-    with run_acts(_directory(config, data_dir)) as acts:
+    with run_acts(directory(config, data_dir)) as acts:
         print(ended_words(acts.stop(run)))
 
 
@@ -490,7 +491,7 @@ def run_list(
     """List the runs."""
     from scidaq.cli.runs import list_runs
 
-    list_runs(_directory(config, data_dir), search, deleted, as_json)
+    list_runs(directory(config, data_dir), search, deleted, as_json)
 
 
 @runs.command("show")
@@ -498,7 +499,7 @@ def run_show(run: RunArgument, as_json: AsJson = False, config: ConfigFiles = No
     """Show all that is known of a run: what is said of it, the instruments, its rows and gaps."""
     from scidaq.cli.runs import show_run
 
-    show_run(_directory(config, data_dir), run, as_json)
+    show_run(directory(config, data_dir), run, as_json)
 
 
 @runs.command("edit")
@@ -528,7 +529,7 @@ def run_edit(
         changed = {**metadata_of(meta or ()), **dict.fromkeys(unmeta or ())} or None
         chosen = None if streams is None else () if streams == "all" else streams_of(streams)
         changes = RunChanges(name, time_ns(start), time_ns(stop), chosen, operator, sample, notes, changed)
-    with run_acts(_directory(config, data_dir)) as acts:
+    with run_acts(directory(config, data_dir)) as acts:
         print(f"run {acts.edit(run, changes).name} is changed")
 
 
@@ -542,7 +543,7 @@ def run_delete(
     """Show a run no more. Its rows stay."""
     from scidaq.cli.runs import found_run, run_acts
 
-    where = _directory(config, data_dir)
+    where = directory(config, data_dir)
     one = found_run(where, run)
     if not yes:
         typer.confirm(f"delete run {one.name} ({one.id})? Its rows stay", abort=True)
@@ -570,7 +571,7 @@ def run_hold(
 
     with _typed():
         new = NewHold(until_ns(until), run, stream, time_ns(start), time_ns(stop), why or "", by or "")
-    with run_acts(_directory(config, data_dir)) as acts:
+    with run_acts(directory(config, data_dir)) as acts:
         hold = acts.hold(new)
     print(hold_words(hold, {hold.run or "": run or ""}))
 
@@ -580,7 +581,7 @@ def run_holds(as_json: AsJson = False, config: ConfigFiles = None, data_dir: Dat
     """List what is kept from retention now."""
     from scidaq.cli.runs import list_holds
 
-    list_holds(_directory(config, data_dir), as_json)
+    list_holds(directory(config, data_dir), as_json)
 
 
 @runs.command("release")
@@ -592,7 +593,7 @@ def run_release(
     """End the holds of a run, or one hold, before their time."""
     from scidaq.cli.runs import release, run_acts
 
-    where = _directory(config, data_dir)
+    where = directory(config, data_dir)
     with run_acts(where) as acts:
         for hold in release(acts, where, held):
             print(f"hold {hold.id} is released")
@@ -624,7 +625,7 @@ def note(
         chosen = None if streams is None else streams_of(streams)
         changes = NoteChanges(text, begin, end, chosen) if edit is not None else None
         new = NewNote(text, begin, end, chosen or (), run, by or "") if text is not None and edit is None else None
-    with run_acts(_directory(config, data_dir)) as acts:
+    with run_acts(directory(config, data_dir)) as acts:
         if changes is not None and edit is not None:
             print(f"note {acts.edit_note(edit, changes).id} is changed")
         elif new is not None:
@@ -648,7 +649,7 @@ def notes(
 
     with _typed():
         begin, end = time_ns(start), time_ns(stop)
-    list_notes(_directory(config, data_dir), begin, end, streams_of(streams), run, as_json)
+    list_notes(directory(config, data_dir), begin, end, streams_of(streams), run, as_json)
 
 
 @app.command()
@@ -663,7 +664,7 @@ def settings(
 
     with _typed():
         t_ns = time_ns(at)
-    list_settings(_directory(config, data_dir), t_ns, as_json)
+    list_settings(directory(config, data_dir), t_ns, as_json)
 
 
 @contextmanager
@@ -704,6 +705,10 @@ def _run_to_record(
     with _typed():
         return _run_of(name, operator, sample, notes, meta)
 
+
+# ---- who may come in ------------------------------------------------------------------------------------------------
+
+app.add_typer(keys.app, name="keys")
 
 # ---- configuration --------------------------------------------------------------------------------------------------
 
@@ -757,7 +762,7 @@ def _load(files: list[Path] | None, data_dir: Path | None, base: Base | None = N
     return load(files or [], overrides, base=base)
 
 
-def _directory(files: list[Path] | None, data_dir: Path | None) -> Path:
+def directory(files: list[Path] | None, data_dir: Path | None) -> Path:
     """The data directory; the configuration is read only when it has to say."""
     return data_dir if data_dir is not None else _load(files, None).station.data_dir
 
@@ -767,11 +772,11 @@ def _record(
     seconds: float | None,
     greeting: str,
     *,
-    show: bool,
     run: NewRun | None,
+    demo: bool = False,
     again: Callable[[], Config] | None = None,
 ) -> StationStats:
     from scidaq.cli.recording import record
     from scidaq.clock import SystemClock
 
-    return record(config, SystemClock(), seconds, greeting, show=show, run=run, again=again)
+    return record(config, SystemClock(), seconds, greeting, demo=demo, run=run, again=again)

@@ -12,6 +12,9 @@ CONFIGURATION = """\
 name = "demo"
 data_dir = "scidaq-demo"
 
+[security]
+keys = false  # it is for this machine alone, and records nothing that is worth a key
+
 [instruments.host]
 driver = "host"
 

@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from scidaq.cli.doors import doors, welcome
 from scidaq.cli.reloading import hang_ups
 from scidaq.cli.times import NS, clock_time, size
 from scidaq.clock import Clock
@@ -70,7 +71,7 @@ def record(
     seconds: float | None,
     greeting: str,
     *,
-    show: bool,
+    demo: bool,
     run: NewRun | None = None,
     again: Callable[[], Config] | None = None,
 ) -> StationStats:
@@ -78,14 +79,15 @@ def record(
 
     `greeting` is printed once the station is open: before, nothing is recorded. With `again` SIGHUP has the
     configuration read again by it; without, it ends the recording as the other signals do.
-    With `show` a table that lives on a terminal, else lines every few seconds. On return everything is durable.
+    A `demo` does with another HTTP port when its own is taken, and shows how it goes: a table that lives on a terminal,
+    else lines every few seconds. On return everything is durable.
     """
     from scidaq.config import Reloader
     from scidaq.observe import Logs, Notifier, Service
     from scidaq.station import Station
 
     console = Console()
-    live = show and console.is_terminal
+    live = demo and console.is_terminal
     every_s = TABLE_S if live else LINES_S
     secrets = [secret.reveal() for secret in config.secrets]
     with (
@@ -110,9 +112,12 @@ def record(
                 clock,
                 [lambda new: logs.set_levels(new.logging.level, new.logging.levels)],
             )
-            with hung_up.answered(reloader.try_reload), notifier:
-                ticks = _ticks(clock, asked, every_s, seconds)
-                (_watch if live else _tell)(console, station, ticks) if show else deque(ticks, 0)
+            ticks = _ticks(clock, asked, every_s, seconds)
+            open_doors = doors(station, reloader, clock, any_port=demo)
+            with hung_up.answered(reloader.try_reload), notifier, open_doors as web:
+                for line in welcome(web, config):
+                    _say(line)
+                (_watch if live else _tell)(console, station, ticks) if demo else deque(ticks, 0)
             service.stopping()
         return station.stats()
 

@@ -83,6 +83,7 @@ def load(
     _resolve_aliases(tree, problems)
     sections = _sections(tree, secrets, problems)
     instruments = _instruments(tree, find_drivers() if drivers is None else drivers, secrets, problems)
+    _look_at_doors(tree, sections, problems)
     if not whole:
         problems = [p for p in problems if " is missing" not in p.message]
     if problems:
@@ -95,6 +96,16 @@ def load(
         sources=tuple(map(str, sources)),
         warnings=tuple(dict.fromkeys(secrets.warnings)),
     )
+
+
+def _look_at_doors(tree: Tree, sections: Mapping[str, Any], problems: list[Problem]) -> None:
+    """Whether the station would be open to the network without what keeps strangers out."""
+    server, security = sections.get("server"), sections.get("security")
+    if server is None or security is None:
+        return  # one of them has mistakes, which come first
+    if (refusal := security.refusal(server)) is not None:
+        at = ("server", "bind_address")
+        problems.append(Problem(tree.origin(at), dotted(at), refusal))
 
 
 def _by_place(problem: Problem) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from scidaq.instruments import DriverFactory, SupervisionOptions
 from scidaq.observe import LoggingOptions, MonitoringOptions, NotifyOptions
 from scidaq.options import Secret
 from scidaq.store import Policy
+from scidaq.web import SecurityOptions, ServerOptions
 
 if TYPE_CHECKING:
     from scidaq.clock import Clock
@@ -77,6 +78,8 @@ class Config:
     station: StationOptions = field(default_factory=StationOptions)
     storage: store.Options = field(default_factory=store.Options)
     pipeline: pipeline.Options = field(default_factory=pipeline.Options)
+    server: ServerOptions = field(default_factory=ServerOptions)
+    security: SecurityOptions = field(default_factory=SecurityOptions)
     logging: LoggingOptions = field(default_factory=LoggingOptions)
     monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)
     notify: NotifyOptions = field(default_factory=NotifyOptions)

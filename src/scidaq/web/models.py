@@ -455,6 +455,12 @@ class LoginRequest(_In):
     link: Annotated[str, Field(max_length=200)] | None = None
 
 
+class LinkView(_Out):
+    """A link with which a browser logs in once."""
+
+    link: str
+
+
 class SessionView(_Out):
     """Who asks."""
 

@@ -85,12 +85,16 @@ class SecurityOptions:
     """How long a browser stays logged in."""
     bootstrap_key_file: Path | None = None
     """A file with an admin key for the first hours, made by whoever deploys: read once, kept hashed, valid for 24 h."""
+    api_keys: tuple[str, ...] = ()
+    """Not here: a key in a file that many can read is refused; `scidaq keys create` makes them and keeps a hash."""
     instrument_addresses: tuple[str, ...] = ()
     """Addresses at which the HTTP interface may add instruments, as `192.168.1.0/24:5025`; none by default."""
     open_door: str = ""
     """To serve the network without keys or without TLS: a sentence that says that you know; the refusal tells which."""
 
     def __post_init__(self) -> None:
+        if self.api_keys:
+            raise ValueError("api_keys: keys do not stand in a configuration; make one with `scidaq keys create`")
         if self.tls_enabled and (self.cert_path is None or self.key_path is None):
             raise ValueError("cert_path, key_path: TLS needs both, as PEM files")
         for origin in self.cors_origins:
@@ -116,7 +120,7 @@ class SecurityOptions:
         if not missing:
             return None
         return (
-            f"server.bind_address = {server.bind_address!r} would open the station to the network without "
+            f"{server.bind_address!r} would open the station to the network without "
             f"{' and without '.join(missing)}; set security.tls_enabled with cert_path and key_path, and "
             f"security.keys, or bind 127.0.0.1, or say security.open_door = {OPEN_DOOR!r}"
         )

@@ -15,6 +15,7 @@ import socket
 import ssl
 import stat
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,8 @@ class WebServer:
         self._lags: list[float] = []
         self.gate: Any = None
         self.front: Any = None
+        self.first_key: Path | None = None
+        """Where the first key of the station has been put, when this start made it."""
 
     # ---- life ----
 
@@ -127,6 +130,11 @@ class WebServer:
             with contextlib.suppress(OSError):
                 os.unlink(self.control)
             self.control = ""
+
+    def new_link(self) -> str:
+        """The token of a link with which a browser logs in once; in memory only."""
+        token: str = self.front.sessions.link(time.monotonic())
+        return token
 
     # ---- doors ----
 

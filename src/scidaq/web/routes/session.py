@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from scidaq.web.answers import Json, Routes
 from scidaq.web.front import SESSION_COOKIE, Actor, Front, cookie
 from scidaq.web.keys import SCOPES, KeyStore, spread
-from scidaq.web.models import LoginRequest, SessionView
+from scidaq.web.models import LinkView, LoginRequest, SessionView
 from scidaq.web.problem import Problem
 
 routes = Routes("/api/v1/session", "session")
@@ -68,6 +68,16 @@ def log_in(request: Request, given: LoginRequest) -> Response:
         path="/",
     )
     return answer
+
+
+@routes.add("POST", "/link", "admin", LinkView, (403,), 201)
+def make_link(request: Request) -> Response:
+    """A link with which a browser logs in once, within a quarter of an hour; on the control socket only."""
+    if request.state.actor.via != "control":
+        raise Problem(403, "console-only", "links are made on the station's own machine, by `scidaq keys link`")
+    request.state.secret_answer = True
+    web = request.app.state.web
+    return Json({"link": f"{web.address}/login#{web.new_link()}"}, 201, {"Cache-Control": "no-store"})
 
 
 @routes.add("DELETE", "", None, None, (), 204, response_class=Response)

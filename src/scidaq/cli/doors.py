@@ -1,0 +1,81 @@
+"""The HTTP doors of a station that runs in the foreground: opened with it, closed before it, told on the console."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from scidaq.clock import Clock
+from scidaq.errors import ConfigError, RequestError
+
+if TYPE_CHECKING:
+    from scidaq.config import Config, Reloader
+    from scidaq.station import Station
+    from scidaq.web import KeyStore, WebServer
+
+log = structlog.get_logger(__name__)
+
+ADMIN_KEY = "admin.key"
+"""The file in the data directory with the key that the first start makes."""
+BOOTSTRAP_HOURS = 24.0
+
+
+@contextmanager
+def doors(station: Station, reloader: Reloader, clock: Clock, *, any_port: bool) -> Iterator[WebServer]:
+    """The HTTP port and the control socket, whose address is noted beside the data as long as they are open."""
+    from scidaq.store import note_control, system_files
+    from scidaq.web import KeyStore, open_doors
+
+    config, files = reloader.config, system_files()
+    data_dir = config.station.data_dir
+    keys = KeyStore(data_dir, clock)
+    first = _first_keys(keys, config) if config.security.keys and config.server.enabled else None
+    uuid, server, security = station.stats().uuid, config.server, config.security
+    with open_doors(station, uuid, keys, server, security, any_port=any_port, config=reloader) as web:
+        web.first_key = first
+        with suppress(OSError):  # a full disk: then it is found where it always is
+            note_control(data_dir, files, web.control)
+        try:
+            yield web
+        finally:
+            with suppress(OSError):
+                note_control(data_dir, files, "")
+
+
+def _first_keys(keys: KeyStore, config: Config) -> Path | None:
+    """Where the first key of a station has been put, when this is its first start with keys."""
+    if (path := config.security.bootstrap_key_file) is not None:
+        try:
+            keys.adopt("bootstrap", path.read_text(encoding="ascii", errors="replace").strip(), BOOTSTRAP_HOURS)
+        except (OSError, RequestError) as error:
+            raise ConfigError([f"security.bootstrap_key_file: {path} cannot be used: {error}"]) from error
+    if keys.all():
+        return None
+    _, given = keys.create("admin", ["admin"], days=None)
+    path = config.station.data_dir / ADMIN_KEY
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"{given}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def welcome(web: WebServer, config: Config) -> Iterator[str]:
+    """What the console is told of the doors."""
+    if not web.address:
+        return
+    yield f"HTTP at {web.address} ({'with' if config.security.keys else 'without'} keys)"
+    if web.first_key is not None:
+        yield f"this station's first key, for its administrator, is in {web.first_key}"
+        yield f"log in with a browser, once and within 15 minutes: {login_link(web.address, web.new_link())}"
+
+
+def login_link(address: str, token: str) -> str:
+    """The token stands behind the `#`, which browsers keep to themselves."""
+    return f"{address}/login#{token}"
