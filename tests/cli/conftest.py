@@ -27,8 +27,9 @@ layout = "columns"
 
 
 def environment() -> dict[str, str]:
-    """Without what the user's own environment says to scidaq."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("SCIDAQ_")} | {"COLUMNS": "200", "NO_COLOR": "1"}
+    """Without what the user's own environment says to scidaq, and on any free port."""
+    rest = {k: v for k, v in os.environ.items() if not k.startswith("SCIDAQ_")}
+    return rest | {"SCIDAQ_SERVER__PORT": "0", "COLUMNS": "200", "NO_COLOR": "1"}
 
 
 def scidaq(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -68,9 +69,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and nothing in the environment."""
+    """An empty working directory, and nothing in the environment but that any port will do."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.startswith("SCIDAQ_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("SCIDAQ_SERVER__PORT", "0")
     return tmp_path

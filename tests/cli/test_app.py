@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,8 +114,9 @@ def test_read_in_every_format(recorded: Path, capfdbinary: pytest.CaptureFixture
     assert [r["time"] for r in rows] == [o["time"] for o in objects] == [line.split()[0] for line in lines[2:]]
 
 
-def test_read_a_range(recorded: Path, capsys: Captured) -> None:
-    read = ["read", "slow/wave", "--data-dir", str(recorded), "--format", "json"]
+def test_read_a_range(recorded: Path, tmp_path: Path, capsys: Captured) -> None:
+    data = Path(shutil.copytree(recorded, tmp_path / "data"))
+    read = ["read", "slow/wave", "--data-dir", str(data), "--format", "json"]
 
     def times(*options: str) -> list[str]:
         assert run([*read, *options]) == 0
@@ -130,7 +132,7 @@ def test_read_a_range(recorded: Path, capsys: Captured) -> None:
     assert times("--index", ":3") == times("--index", "0:3", "--epoch", "0") == everything[:3]
     assert times("--index", ":", "--epoch", "0") == times("--epoch", "0") == everything
     start, stop = (moment_ns(everything[i], 0) for i in (1, 4))
-    with FactsLog.open(recorded / "facts") as facts:
+    with FactsLog.open(data / "facts") as facts:
         RunKeeper(facts, SystemClock()).add(NewRun("few", start, stop))
     assert times("--run", "few") == everything[1:4]
 
