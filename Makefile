@@ -78,6 +78,10 @@ model: $(VENV)/.dev $(VENV)/.self ## play EXAMPLES stories to the store, and com
 faults: $(VENV)/.dev $(VENV)/.self ## let the disk fail at every operation of a life, in every way (about half an hour)
 	$(FIGURES) "$(BIN)/python" -m pytest tests/faults --lives=0 --timeout=0 $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev $(VENV)/.self ## ask the HTTP interface what nobody would, with every scope (ARGS="--examples 1000")
+	"$(BIN)/python" -W ignore -m tests.web.fuzzing $(ARGS)
+
 .PHONY: lock
 lock: .venv-lock/.made ## regenerate the lock files (ARGS=--upgrade for newer versions)
 	$(LOCK) pyproject.toml -o requirements.lock

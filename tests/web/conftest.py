@@ -14,6 +14,7 @@ import pytest
 from scidaq.station import Station, StationPlan
 from scidaq.testing import FakeClock
 from scidaq.web import KeyStore, SecurityOptions, ServerOptions, WebServer, open_doors
+from tests.web.live import Live, live_station
 
 OpenDoors = Callable[..., WebServer]
 
@@ -62,3 +63,12 @@ def doors(runtime: Path, station: Station, keys: KeyStore) -> Iterator[OpenDoors
     yield make
     for web in opened:
         web.close()
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A station with two instruments, and a key for each scope; its tests leave it as they found it."""
+    with live_station(tmp_path_factory.mktemp("live") / "data") as one:
+        one.until_rows("wave/wave", 500)
+        one.until_rows("fake/fake", 5)
+        yield one

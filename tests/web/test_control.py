@@ -47,7 +47,7 @@ def test_runs_live_and_past(near: Station, far: RunActs) -> None:
     assert far.delete(past.id).deleted
     with pytest.raises(RequestError, match="no run 'nigth'"):
         far.stop("nigth")
-    with pytest.raises(RequestError, match="has a start and an end|start_ns"):
+    with pytest.raises(RequestError, match="start_ns"):
         far.add(NewRun("x"))
 
 

@@ -130,7 +130,7 @@ def test_it_ends_though_connections_stay_open(doors: OpenDoors) -> None:
         began = time.monotonic()
         web.close()
         assert time.monotonic() - began < 8
-        assert not [t for t in threading.enumerate() if t.name == "web"]
+        assert web._thread is None or not web._thread.is_alive()
 
 
 # ---- TLS -------------------------------------------------------------------------------------------------------------
