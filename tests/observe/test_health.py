@@ -177,6 +177,16 @@ def test_no_secret_is_in_the_report():
     assert "'password': '(hidden)'" in text
 
 
+def test_a_check_that_is_added_while_others_are_asked_comes_next_time():
+    def ask() -> Verdict:
+        one.add(Check("late", lambda: FINE))
+        return FINE
+
+    one = health(Check("first", ask))
+    assert statuses(one) == {"first": "healthy"}
+    assert statuses(one)["late"] == "healthy"
+
+
 def test_live_and_ready_ask_no_check():
     def hang() -> Verdict:
         raise AssertionError("asked")

@@ -139,7 +139,7 @@ class Health:
     # ---- asking ----
 
     def _ask_all(self) -> Report:
-        begun_s, checks = self._clock.monotonic_s(), self._checks  # others may be added meanwhile
+        begun_s, checks = self._clock.monotonic_s(), self._checks  # another may be added meanwhile
         for check in checks:
             before = self._asked.get(check.name)
             if before is None or before.done.is_set():  # else it hangs still, and one thread of it is enough

@@ -135,8 +135,8 @@ class Serving:
 
     def metrics(self, accept: str) -> tuple[bytes, str] | None:
         """The metrics and their content type; None where they are off."""
-        metrics = getattr(self._station, "metrics", None)
-        return None if metrics is None else metrics.render(accept)
+        enabled = self._station.plan.monitoring.metrics_enabled
+        return self._station.metrics.render(accept) if enabled else None
 
     # ---- instruments ----
 
