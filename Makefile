@@ -79,7 +79,7 @@ faults: $(VENV)/.dev $(VENV)/.self ## let the disk fail at every operation of a 
 	$(FIGURES) "$(BIN)/python" -m pytest tests/faults --lives=0 --timeout=0 $(ARGS)
 
 .PHONY: fuzz
-fuzz: $(VENV)/.dev $(VENV)/.self ## ask the HTTP interface what nobody would, with every scope (ARGS="--examples 1000")
+fuzz: $(VENV)/.dev $(VENV)/.self ## ask the HTTP interface what nobody would, with every scope (ARGS="--requests 10000")
 	"$(BIN)/python" -W ignore -m tests.web.fuzzing $(ARGS)
 
 .PHONY: lock

@@ -31,6 +31,7 @@ def pages() -> dict[str, str]:
         "statistics.md": statistics_page(),
         "metrics.md": metrics_page(),
         "errors.md": errors_page(),
+        "api.md": api_page(),
     }
 
 
@@ -172,6 +173,69 @@ def _facts(kind: type[Any]) -> list[str]:
         return []
     names = list(inspect.signature(kind).parameters)
     return [n for n in names if f"self.{n}" in inspect.getsource(kind)]
+
+
+# ---- the HTTP interface ---------------------------------------------------------------------------------------------
+
+
+def api_page() -> str:
+    """Every route with its scope, parameters, body and answers, and every kind of problem."""
+    from scidaq.web.app import make_interface
+    from scidaq.web.openapi import document
+
+    made = document(make_interface())
+    about = (
+        "What `/api/v1/openapi.json` says, in short; [the HTTP interface](../http-api.md) shows how it is used. Beside the "
+        "answers that are listed any route may refuse with 400, 401, 403, 408, 421, 429, 431, 500 or 503, and a change with 409, 413 "
+        "or 415. A change may carry an `Idempotency-Key`."
+    )
+    operations = [(p, m, o) for p, methods in made["paths"].items() for m, o in methods.items()]
+    rows = [(f"`{m.upper()} {p}`", o.get("x-scope") or "-", o["summary"]) for p, m, o in operations]
+    parts = ["# Routes", f"{about} {MADE}", table(("route", "scope", "what it does"), rows)]
+    parts += [_route(path, method, operation, made) for path, method, operation in operations]
+    parts += ["## Problems", _problems()]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+_ANY = {"400", "401", "403", "408", "409", "413", "415", "421", "429", "431", "500", "503"}
+
+
+def _route(path: str, method: str, operation: dict[str, Any], made: dict[str, Any]) -> str:
+    rows = [
+        (f"`{p['name']}`", p["in"], p.get("description", ""))
+        for p in operation.get("parameters", ())
+        if p["name"] != "Idempotency-Key"
+    ]
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    for name in _models(body):
+        model = made["components"]["schemas"][name]
+        needed = model.get("required", ())
+        rows += [
+            (f"`{key}`", "body, needed" if key in needed else "body", one.get("description", ""))
+            for key, one in model.get("properties", {}).items()
+        ]
+    answers = ", ".join(
+        s for s in operation["responses"] if s not in _ANY or (path.startswith("/health") and s == "503")
+    )
+    said = operation["description"].partition("\n\nNeeds the scope")[0]
+    lines = [f"### `{method.upper()} {path}`", said]
+    if rows:
+        lines.append(table(("parameter", "in", "meaning"), rows).rstrip("\n"))
+    return "\n\n".join([*lines, f"Answers: {answers}."])
+
+
+def _models(schema: dict[str, Any]) -> list[str]:
+    """The names of the shapes that a body may have."""
+    found = [one["$ref"] for one in (schema, *schema.get("anyOf", ())) if "$ref" in one]
+    return [name.rpartition("/")[2] for name in found]
+
+
+def _problems() -> str:
+    """What our errors are over HTTP."""
+    from scidaq.web.problem import STATUSES
+
+    rows = [(f"`urn:scidaq:{name}`", str(status), f"`{kind.__name__}`") for kind, status, name in STATUSES]
+    return table(("type", "status", "error"), rows)
 
 
 def main() -> None:

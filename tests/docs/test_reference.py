@@ -15,7 +15,7 @@ GENERATOR: dict[str, Any] = runpy.run_path(str(HERE / "generate.py"))
 pages: Callable[[], dict[str, str]] = GENERATOR["pages"]
 
 
-@pytest.mark.parametrize("name", ["cli.md", "statistics.md", "metrics.md", "errors.md"])
+@pytest.mark.parametrize("name", ["cli.md", "statistics.md", "metrics.md", "errors.md", "api.md"])
 def test_the_page_is_made_from_the_code(name: str) -> None:
     assert (HERE / name).read_text(encoding="utf-8") == pages()[name], "run: python docs/reference/generate.py"
 

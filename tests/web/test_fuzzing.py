@@ -20,6 +20,5 @@ def alone(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("holder", HOLDERS, ids=lambda h: h or "nobody")
 def test_no_answer_is_undocumented_or_a_fault(alone: Live, holder: str | None) -> None:
-    counted = fuzz(alone, holder, examples=12, steps=15)
-    assert sum(counted.values()) > 100
+    counted = fuzz(alone, holder, requests=200)
     assert not [status for status in counted if status >= 500]

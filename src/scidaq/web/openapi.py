@@ -18,8 +18,8 @@ from scidaq.web.keys import SCOPES
 from scidaq.web.models import ProblemBody
 from scidaq.web.problem import MEDIA_TYPE
 
-_ALWAYS = (400, 401, 403, 421, 429, 500, 503)
-"""What any route may answer: see `Front`."""
+_ALWAYS = (400, 401, 403, 408, 421, 429, 431, 500, 503)
+"""What any route may answer: see `Front` and `GuardedProtocol`."""
 _CHANGES = (409, 413, 415, 422)
 """What a change may answer besides: see `Changes`."""
 _WORDS = {
@@ -28,6 +28,7 @@ _WORDS = {
     403: "The key has not the scope, or the request comes from a strange page.",
     404: "There is no such thing; the nearest names are told.",
     406: "None of the formats that are accepted is there.",
+    408: "The request did not come in its time.",
     409: "It cannot be done as things are now.",
     413: "The body is too long.",
     415: "The body is not JSON.",
@@ -35,6 +36,7 @@ _WORDS = {
     422: "What was asked cannot be; the detail says what would be.",
     423: "Somebody else has the instrument leased.",
     429: "Requests come too fast; `Retry-After` says when to come again.",
+    431: "The address or the header is too long.",
     500: "A fault of the program, or damaged data; the log says more.",
     502: "The instrument did not do as it should.",
     503: "Not now; `Retry-After` says when to come again.",
