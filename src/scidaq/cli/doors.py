@@ -15,6 +15,7 @@ from scidaq.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
     from scidaq.config import Config, Reloader
+    from scidaq.observe import Sample
     from scidaq.station import Station
     from scidaq.web import KeyStore, WebServer
 
@@ -38,6 +39,7 @@ def doors(station: Station, reloader: Reloader, clock: Clock, *, any_port: bool)
     uuid, server, security = station.stats().uuid, config.server, config.security
     with open_doors(station, uuid, keys, server, security, any_port=any_port, config=reloader) as web:
         web.first_key = first
+        station.metrics.add(lambda: _samples(web))
         with suppress(OSError):  # a full disk: then it is found where it always is
             note_control(data_dir, files, web.control)
         try:
@@ -45,6 +47,20 @@ def doors(station: Station, reloader: Reloader, clock: Clock, *, any_port: bool)
         finally:
             with suppress(OSError):
                 note_control(data_dir, files, "")
+
+
+def _samples(web: WebServer) -> Iterator[Sample]:
+    """What the doors have to tell the metrics."""
+    from scidaq.observe import Sample
+
+    yield Sample("scidaq_event_loop_lag_seconds", (), web.stats().lag_s)
+    if web.gate is not None and web.front is not None:
+        yield Sample("scidaq_http_connections", (), web.gate.stats().connections)
+        by_status: dict[tuple[str, str], int] = {}
+        for (method, _, status), count in web.front.stats().requests.items():
+            by_status[method, str(status)] = by_status.get((method, str(status)), 0) + count
+        for labels, count in by_status.items():
+            yield Sample("scidaq_http_requests_total", labels, count)
 
 
 def _first_keys(keys: KeyStore, config: Config) -> Path | None:

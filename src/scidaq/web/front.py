@@ -34,7 +34,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SESSION_COOKIE = "scidaq_session"
 CSRF_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-WITHOUT_KEY = frozenset({"/health/live", "/health/ready", "/api/v1/session"})
+WITHOUT_KEY = frozenset({"/health/live", "/health/ready", "/api/v1/session", "/", "/login", "/login.js", "/style.css"})
 """What answers whoever asks: that the process works, that it takes data, and the way to log in."""
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),

@@ -47,7 +47,8 @@ ABOUT = """Everything that the command line and the dashboard do, for programs.
 A key goes into `Authorization: Bearer <key>`; `scidaq keys create` makes one. Times are UTC nanoseconds since 1970.
 Every answer that is no success is `application/problem+json`, and says in `detail` what happened and what to do.
 A change of state may carry an `Idempotency-Key`: sent again with the same key it is not done again, and gets the same
-answer. Over the control socket of the station (mode 0600, its path is in `station.json`) no key is needed.
+answer. Over the control socket of the station (mode 0600, its path is in the file `control` beside the data) no key
+is needed.
 """
 
 
