@@ -93,6 +93,7 @@ class Rig:
         self._dead = False
         files: Files = WatchedFiles(self._enter, self.disk)
         me, self._lock = open_station(self.dir, files, "rig", self.clock.now_ns(), False)
+        self._files, self._uuid = files, me.uuid
         found = self.recovered = recover(self.dir, files, self.clock, me.uuid, {})
         number = max((n for n, _ in found.journals), default=-1) + 1
         self.recorder = Recorder(self.dir, files, self.clock, me.uuid, self.options, Nowhere(), number)
@@ -117,6 +118,8 @@ class Rig:
         self.intake.close()
         self.ring.close()
         assert self.recorder.close(30), "recording did not end"
+        if self.recorder.abandoned:  # as a station does, so that nothing is left that refused writes have torn
+            recover(self.dir, self._files, self.clock, self._uuid, {})
         self._lock.close()
         self.is_open = False
 
