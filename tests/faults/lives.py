@@ -93,6 +93,9 @@ def sweep(lead: Lead, root: Path, lives: int, capsys: pytest.CaptureFixture[str]
                 break
         else:
             shutil.rmtree(root / str(n))
+        if n % 50 == 49:  # each start of a station freezes what is there
+            gc.unfreeze()
+            gc.collect()
     say(capsys, str(tally))
     assert (tally.rows_lost, tally.wrong_values, tally.problems) == (0, 0, [])
     struck = f"{sum(tally.struck.values()):,} faults struck, {tally.refused:,} starts refused in words"
