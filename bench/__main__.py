@@ -15,7 +15,19 @@ from bench.results import Row, table
 from bench.settings import Settings, quick
 
 Benchmark = Callable[[Settings, Callable[[str], None]], list[Row]]
-BENCHMARKS = ("ingest", "disks", "many_streams", "scpi", "readings", "read", "start", "mixed", "scrape", "export")
+BENCHMARKS = (
+    "ingest",
+    "disks",
+    "many_streams",
+    "scpi",
+    "readings",
+    "read",
+    "start",
+    "mixed",
+    "api",
+    "scrape",
+    "export",
+)
 """Modules of this package, each with a function of the same name."""
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"

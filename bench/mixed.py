@@ -5,9 +5,9 @@ What goes on beside the ingest:
 - five plot processes (none where it says so), each of which reads the newest 16,384 rows of the fast stream thirty
   times a second with `scidaq.query.Reader`, as another process has to, and reduces them to 1,000 minima and maxima a
   channel;
-- 100 requests a second, each answered with all statistics as JSON by a thread of the station's own process.
+- 100 requests a second over HTTP, each answered with all statistics as JSON by the station's own process.
 
-There is no dashboard and no HTTP yet: the requests come over a bare loopback socket and stand for both.
+There is no dashboard yet: the plots stand for it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import socket
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -32,6 +30,7 @@ import orjson
 import structlog
 
 from bench import writers
+from bench.asking import Asker
 from bench.places import fresh
 from bench.processes import Child, call, child
 from bench.recording import PreparedDriver, digitizer, until
@@ -45,6 +44,7 @@ from scidaq.instruments import Driver, WaveformDriver
 from scidaq.query import Reader
 from scidaq.station import InstrumentPlan, Station, StationPlan, StationStats
 from scidaq.store import read_marks
+from scidaq.web import KeyStore, SecurityOptions, ServerOptions, open_doors
 
 US, US_PACED = "scidaq, as fast as it goes", "scidaq, paced at 0.5 × raw"
 US_UNSEEN = "scidaq, paced at 0.5 × raw, without plots"
@@ -105,22 +105,13 @@ def _station(there: Connection, data_dir: Path, adc: dict[str, Any], work: Work)
         InstrumentPlan(name, partial(_make, name, options, work, clock), "waveform")
         for name, options in (("adc", adc), ("control", CONTROL))
     )
-    with socket.create_server(("127.0.0.1", 0)) as server, Station(StationPlan(data_dir, "bench", plans), clock) as one:
-        threading.Thread(target=_answer, args=(server, one), name="requests", daemon=True).start()
-        there.send(server.getsockname()[1])
-        there.recv()
-        there.send(one.stats())
+    with Station(StationPlan(data_dir, "bench", plans), clock) as one:
+        server, security = ServerOptions(port=0, requests_per_second=0), SecurityOptions(keys=False)
+        with open_doors(one, one.stats().uuid, KeyStore(data_dir, clock), server, security) as web:
+            there.send(int(web.address.rpartition(":")[2]))
+            there.recv()
+            there.send(one.stats())
     there.send("stopped")
-
-
-def _answer(server: socket.socket, station: Station) -> None:
-    """One connection; a line asks, a line of JSON answers."""
-    with contextlib.suppress(OSError):
-        connection, _ = server.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with connection:
-            while connection.recv(64):
-                connection.sendall(orjson.dumps(station.stats(), default=str) + b"\n")
 
 
 # ---- the others -----------------------------------------------------------------------------------------------------
@@ -167,17 +158,9 @@ def _view(there: Connection, data_dir: Path) -> None:
 
 def _request(there: Connection, port: int) -> None:
     """Somebody who asks for the statistics."""
-    with socket.create_connection(("127.0.0.1", port)) as one:
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-        def ask() -> None:
-            one.sendall(b"stats\n")
-            answer = b""
-            while not answer.endswith(b"\n"):
-                answer += one.recv(65_536)
-            orjson.loads(answer)
-
-        _every(there, REQUESTS_HZ, ask)
+    asker = Asker(port, "/api/v1/stats")
+    _every(there, REQUESTS_HZ, lambda: orjson.loads(asker.ask()))
+    asker.close()
 
 
 # ---- a run ----------------------------------------------------------------------------------------------------------
@@ -197,7 +180,8 @@ class Mixed:
     lost_rows: int
     stats: StationStats
     plots: list[Watched]
-    requests: Watched
+    requests: Watched | None
+    """None where nobody asked."""
 
 
 def mixed(settings: Settings, say: Callable[[str], None]) -> list[Row]:
@@ -210,7 +194,7 @@ def mixed(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     for number in range(settings.mixed_rounds):
         limits.append(_raw(alone))
         for name in random.sample(list(runs), len(runs)):
-            run = _run(work, _adc(name, work, limits[-1]), 0 if name == US_UNSEEN else VIEWERS)
+            run = one_run(work, _adc(name, work, limits[-1]), 0 if name == US_UNSEEN else VIEWERS)
             runs[name].append(run)
             say(f"mixed round {number + 1}: {name} {rate(run.speed)}, longest stall {run.stall_s * 1e3:.1f} ms")
     return [_row(name, runs[name], limits) for name in runs] + [Row("mixed", RAW, rate(median(limits)))]
@@ -227,7 +211,8 @@ def _adc(name: str, work: Work, limit: float) -> dict[str, Any]:
     return digitizer(work.dtype, free_running=False, rate_hz=round(PACED * limit / work.row_bytes))
 
 
-def _run(work: Work, adc: dict[str, Any], viewers: int) -> Mixed:
+def one_run(work: Work, adc: dict[str, Any], viewers: int, *, asked: bool = True) -> Mixed:
+    """So many plots, and requests where it is `asked`, beside a digitizer with these options."""
     with fresh() as directory, ExitStack() as stack:
         data_dir = directory / "data"
         station = stack.enter_context(child(_station, data_dir, adc, work))
@@ -235,7 +220,7 @@ def _run(work: Work, adc: dict[str, Any], viewers: int) -> Mixed:
         marks = partial(read_marks, data_dir / "durable.map")
         until(lambda: STREAM in marks() and marks()[STREAM].durable_rows > 0, 30)
         others = [stack.enter_context(child(_view, data_dir)) for _ in range(viewers)]
-        others.append(stack.enter_context(child(_request, port)))
+        others += [stack.enter_context(child(_request, port))] if asked else []
         for one in others:
             one.hear()
         for one in others:
@@ -245,7 +230,8 @@ def _run(work: Work, adc: dict[str, Any], viewers: int) -> Mixed:
         time.sleep(work.seconds)
         took, done = time.monotonic() - begin, (marks()[STREAM].durable_rows - rows) * work.row_bytes
         cpu_s = station.cpu_s() - cpu_s
-        *plots, requests = [_ended(one) for one in others]
+        plots: list[Watched | None] = [_ended(one) for one in others]
+        requests = plots.pop() if asked else None
         station.tell("stop")
         stats: StationStats = station.hear()
         station.hear()
@@ -258,7 +244,7 @@ def _run(work: Work, adc: dict[str, Any], viewers: int) -> Mixed:
         counts["sum_us"] / 1e6 / max(1, counts["times"]),
         book.gap_rows,
         stats,
-        plots,
+        [plot for plot in plots if plot is not None],
         requests,
     )
 
@@ -278,8 +264,8 @@ def _row(name: str, runs: list[Mixed], limits: list[float]) -> Row:
         good = lost == 0 and stall < TARGET_STALL_S
         target = judged(f"no lost row, stall < {TARGET_STALL_S * 1e3:.0f} ms", good)
     ring = max((r for run in runs for r in run.stats.rings if r.stream == STREAM), key=lambda r: r.peak_bytes)
-    asked = median(run.requests.per_s for run in runs)
-    asked_s = median(run.requests.p95_s for run in runs)
+    asked = median(run.requests.per_s for run in runs if run.requests is not None)
+    asked_s = median(run.requests.p95_s for run in runs if run.requests is not None)
     wrong = [s.stream for run in runs for s in run.stats.recorder.streams if s.imbalance]
     seen = [plot for run in runs for plot in run.plots]
     plots = (

@@ -49,6 +49,8 @@ class Settings:
     turns: int = 4
     """How often each of them has its turn."""
     turn_s: float = 0.2
+    api_s: float = 4.0
+    """How long each contestant of `api` is asked."""
     scrapes: int = 50
     """How often `scrape` renders the metrics."""
     export_rounds: int = 3
@@ -84,5 +86,6 @@ def quick() -> Settings:
         segments=1000,
         export_rounds=1,
         export_rows=400_000,
+        api_s=1.0,
         scrapes=10,
     )

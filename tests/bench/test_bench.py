@@ -33,6 +33,7 @@ TINY = Settings(
     starts=1,
     idle_s=0.5,
     segments=20,
+    api_s=0.2,
     scrapes=2,
     only=("scidaq", "Arrow", "SQLite", "PyVISA"),
 )
