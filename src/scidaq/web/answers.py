@@ -38,7 +38,7 @@ class Json(Response):
 def needs(scope: str) -> Any:
     """A dependency that lets only those pass who have a scope; gives the `Actor`."""
 
-    def check(request: Request) -> Actor:
+    async def check(request: Request) -> Actor:  # not in a thread, of which a change of threads is most of the price
         actor: Actor = request.state.actor
         if not actor.may(scope):
             raise Problem(403, "scope-missing", f"the key {actor.name!r} has not the scope {scope!r} that this needs")
