@@ -491,9 +491,9 @@ def test_only_what_is_new_of_a_growing_file_is_looked_at(made: Made, monkeypatch
     path = made.put(SegmentName(0, 0, 0), data[: len(data) * 3 // 4])
     kept = made.reader()
     kept.last(STREAM, rows=10)
-    parse, decode = Mock(wraps=wire.parse), Mock(wraps=segment.decode)
+    parse, decode = Mock(wraps=wire.parse), Mock(wraps=segment._decoded)
     monkeypatch.setattr(wire, "parse", parse)
-    monkeypatch.setattr(segment, "decode", decode)
+    monkeypatch.setattr(segment, "_decoded", decode)
     path.write_bytes(data)
     assert spans(kept.last(STREAM, rows=10)) == [(390, 400, "rows")]
     assert min(call.args[1] for call in parse.call_args_list) > len(data) // 2

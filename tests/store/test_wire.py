@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import orjson
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scidaq.block import Block, Epoch, Ledger, RangeSet, Schema, buffer_count, to_buffers
+from scidaq.errors import Corrupt
 from scidaq.store import Buffers, Segment, SegmentName, SegmentWriter, wire
 from scidaq.store.files import PAGE
 from scidaq.testing import strategies
@@ -66,8 +69,6 @@ def check_rows(table: pa.Table, block: Block) -> None:
 def test_any_message_is_accepted_by_arrow_and_read_back(
     block: Block, facts: dict[str, Any], boundary: int, begin: int, previous: int
 ) -> None:
-    import orjson
-
     at = 64 * begin
     layout = to_buffers(block)
     shape = wire.shape_of(len(layout.nodes), len(layout.buffers))
@@ -91,6 +92,32 @@ def test_any_message_is_accepted_by_arrow_and_read_back(
     assert (found.at, found.end, found.rows, found.facts, found.crc) == (at, len(data), block.rows, facts, crc)
     assert found.crc == wire.checksum(data, found, previous)
     assert [b.tobytes() for b in wire.body_buffers(data, found)] == [b.tobytes() for b in layout.buffers]
+
+
+@given(strategies.blocks(), FACTS, st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=3))
+def test_the_quick_way_to_read_a_header_reads_what_the_general_one_does(
+    block: Block, facts: dict[str, Any], flips: list[tuple[float, int]]
+) -> None:
+    layout = to_buffers(block)
+    shape = wire.shape_of(len(layout.nodes), len(layout.buffers))
+    sizes = [len(b) for b in layout.buffers]
+    header, size = wire.batch_header(shape, block.rows, layout.nodes, sizes, orjson.dumps(facts), 64, 0)
+    for where, bits in flips:
+        header[int(where * len(header))] ^= bits
+    data = memoryview(bytes(header) + bytes(size))
+
+    def said() -> object:
+        try:
+            return wire.parse(data, 0, PATH)
+        except (Corrupt, wire.EndOfStream) as error:
+            return type(error)
+
+    quick = said()
+    with patch.object(wire, "_parse_ours", return_value=None) as general:
+        assert said() == quick
+    if not flips:
+        assert general.called
+        assert wire._parse_ours(data[8 : len(header)], 0, len(header) - 8) == quick
 
 
 @given(strategies.schemas(), FACTS, st.sampled_from([64, 4096]))

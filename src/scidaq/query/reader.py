@@ -15,6 +15,7 @@ import numpy as np
 
 from scidaq.block import NS, Block, Epoch, Gap, Ledger, RangeSet, Reason, Schema, shown
 from scidaq.errors import CatalogError, Corrupt, RequestError, UnknownStream
+from scidaq.query.ahead import Ahead, Checkers
 from scidaq.store import (
     CATALOG,
     DURABLE_MAP,
@@ -81,6 +82,8 @@ class _Piece:
     ranges: Sequence[tuple[int, int]]
     ledger: Ledger
     segment: Segment | None = None
+    ahead: Ahead | None = None
+    """What checks its batches before their turn comes, where somebody does."""
     rivals: Sequence[_Piece] = ()
     """Segments of higher generations that have some of its rows too."""
 
@@ -124,8 +127,9 @@ class Reader:
     Raises `ForeignDirectory` when the directory is none of scidaq's.
     """
 
-    def __init__(self, data_dir: Path, files: Files | None = None) -> None:
-        self.data_dir, self._files = data_dir, files or system_files()
+    def __init__(self, data_dir: Path, files: Files | None = None, threads: int = 1) -> None:
+        """`threads` is how many may verify checksums at once; they live no longer than the reading of some rows."""
+        self.data_dir, self._files, self._threads = data_dir, files or system_files(), threads
         self.station = read_station(data_dir)
         self._schemas: dict[tuple[str, int], Epoch] = {}
         self._growing: dict[Path, Segment] = {}
@@ -222,13 +226,15 @@ class Reader:
         first: int | None = None,
         end: int | None = None,
         after: Place | None = None,
+        held: bool = False,
     ) -> Iterator[Block | Gap]:
         """The rows with `start_ns <= time < stop_ns`, in order of epoch and row, and the gaps between them.
 
         With `epoch` only those of this one, and of these only the rows `[first, end)`; with `after` only what comes
         behind a block that was read before. Rows of a later epoch come after those of an earlier one, whatever the
         clock said. Raises `UnknownStream`, or `RequestError` for a channel that no epoch has and for a range that is
-        none. Damaged batches are left out and show as gaps.
+        none. Damaged batches are left out and show as gaps. The pages of files that have been read are let go, unless
+        the blocks are `held` to be looked at again.
         """
         if start_ns is not None and stop_ns is not None and stop_ns < start_ns:
             raise RequestError(f"the range ends ({shown(stop_ns)}) before it starts ({shown(start_ns)})")
@@ -245,7 +251,7 @@ class Reader:
             place: tuple[int, int | None] = (first, None)
             if after is not None and holding.number == after.epoch and after.row >= first:
                 place = (after.row, after.before_ns)
-            found = self._rows(stream, holding, start_ns, stop_ns, *place)
+            found = self._rows(stream, holding, start_ns, stop_ns, *place, held=held)
             for item in found if not first and end is None else _clipped(found, first, end):
                 if isinstance(item, Block) and channels is not None:
                     picked = select(item, channels, known)
@@ -477,8 +483,23 @@ class Reader:
         stop_ns: int | None,
         first_row: int = 0,
         first_ns: int | None = None,
+        held: bool = False,
     ) -> Iterator[Block | Gap]:
         """The blocks of an epoch in row order, each row once, and the holes between them and at the ends."""
+        with Checkers(self._threads) as checkers:
+            behind = None if held else _Behind()
+            yield from self._in_order(stream, holding, (start_ns, stop_ns), (first_row, first_ns), checkers, behind)
+
+    def _in_order(
+        self,
+        stream: str,
+        holding: _Holding,
+        span: tuple[int | None, int | None],
+        place: tuple[int, int | None],
+        checkers: Checkers,
+        behind: _Behind | None,
+    ) -> Iterator[Block | Gap]:
+        (start_ns, stop_ns), (first_row, first_ns) = span, place
         epoch = self._epoch_or_none(stream, holding)
         if epoch is None:
             end = max((b for piece in holding.pieces for _, b in piece.ranges), default=0)
@@ -495,13 +516,13 @@ class Reader:
                 heapq.heappush(queue, (record.block.first, 1, i, record.block))
         done = RangeSet()
         count = len(holding.records)
-        behind = _Behind()
         while pieces or queue:
             while pieces and (not queue or pieces[0].first <= queue[0][0]):
                 piece = pieces.pop(0)
                 piece.rivals = [p for p in holding.pieces if p.generation > piece.generation and _both(p, piece)]
                 opened, row = self._open(piece, queue, notes, count, first_row, start_ns)
                 count, at = count + opened, max(at, row)
+                piece.ahead = checkers.ahead_of(piece.segment) if piece.segment is not None else None
             if not queue:
                 break
             first, order, _, source = heapq.heappop(queue)
@@ -528,7 +549,7 @@ class Reader:
             if cut is not None:
                 yield cut
                 at, before_ns = cut.end, cut.last_ns
-                if not isinstance(source, Block):
+                if behind is not None and not isinstance(source, Block):
                     behind.read(*source)
             if cut is None or cut.end < block.end:  # time does not go back in an epoch
                 return
@@ -569,9 +590,11 @@ class Reader:
             return [source.slice(a, b) for a, b in done.missing(source.first, source.end)]
         piece, segment, i = source
         try:
-            block = segment.block(segment.batches[i])
+            block = piece.ahead.block(i) if piece.ahead is not None else segment.block(segment.batches[i])
         except Corrupt:
             return []
+        if not piece.rivals and not done.within(block.first, block.end):
+            return [block]
         mine = RangeSet(done.missing(block.first, block.end))
         for rival in piece.rivals:
             if _overlap(rival, block.first, block.end):
@@ -623,7 +646,7 @@ class _Behind:
         """Rows of a batch were given to the reader, who has asked for more."""
         if self._piece is not piece:
             if self._piece is not None and not piece.rivals:
-                self._piece.segment = None  # opened again, should anybody look for a reason there
+                self._piece.segment = self._piece.ahead = None  # opened again, should anybody look for a reason there
             self._piece, self._free = piece, 0
         end = segment.batches[i].end
         mapped = segment.data.obj

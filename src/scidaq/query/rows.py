@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from scidaq.block import Array, Block, Channel, Gap, Mask, Schema, Times, shown
 from scidaq.errors import RequestError
+from scidaq.query.ahead import cores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 Gaps = Literal["nan", "drop"]
 """`nan`: a row without values stands wherever rows are missing, so that a line in a plot breaks; `drop`: none does."""
+_LARGE = 8 << 20
+"""Bytes from which on to fill arrays is worth a thread."""
 _EXACT = 1 << 53
 """Whole numbers up to this size are exact as a float64."""
 
@@ -199,6 +203,7 @@ class Rows:
         Where values are missing it is a masked array. Text comes as `str` in an array of objects.
         """
         put = Together(self, breaks=False)
+        numbers = put.all_numbers(self.channels)
         out: dict[str, Array] = {"time": put.times().view("datetime64[ns]")}
         for channel in self.channels:
             if channel.dtype == "text":
@@ -206,7 +211,7 @@ class Rows:
                 values: Array = text.to_numpy()
                 valid = None if not text.null_count else ~np.asarray(text.is_null())
             else:
-                values, valid = put.numbers(channel)
+                values, valid = numbers[channel.name]
             if valid is not None:
                 mask = ~valid.reshape(-1, *[1] * (values.ndim - 1))
                 values = np.ma.MaskedArray(values, np.broadcast_to(mask, values.shape))
@@ -327,12 +332,23 @@ class Together:
         """UTC nanoseconds per row."""
         if self._one:
             return self.placed[0][1].time_ns()
+        if self.placed and not self.holes:
+            return np.concatenate([block.time_ns() for _, block in self.placed])
         out = np.empty(self.rows, np.int64)
         for at, block in self.placed:
             out[at : at + block.rows] = block.time_ns()
         for at, ns in self.holes:
             out[at] = ns
         return out
+
+    def all_numbers(self, channels: Sequence[Channel]) -> dict[str, tuple[Array, Mask | None]]:
+        """What `numbers` says of each channel that has numbers; of much at once on several cores."""
+        wanted = [channel for channel in channels if channel.dtype != "text"]
+        large = self.rows * sum(c.elements * c.numpy_dtype.itemsize for c in wanted) >= _LARGE
+        if self._one or not large or (threads := min(cores(), len(wanted))) < 2:
+            return {channel.name: self.numbers(channel) for channel in wanted}
+        with ThreadPoolExecutor(threads, "scidaq-fill") as pool:
+            return dict(zip([c.name for c in wanted], pool.map(self.numbers, wanted), strict=True))
 
     def numbers(self, channel: Channel) -> tuple[Array, Mask | None]:
         """The values of a channel, shape `(rows, *channel.shape)`, and which rows have one (None: all)."""
@@ -344,8 +360,17 @@ class Together:
                 column = block.columns[i]
                 values = column if self.raw else block.schema.channels[i].physical(column)
                 return values, block.valid[i] if block.valid else None
-        out = np.empty((self.rows, *channel.shape), channel.numpy_dtype)
+        schema = self.placed[0][1].schema if self.placed else None
         valid: Mask | None = None
+        if (
+            not self.holes
+            and schema is not None
+            and (self.raw or schema.channels[schema.index(channel.name)].calibration is None)
+            and all(block.schema is schema and block.valid is None for _, block in self.placed)
+        ):  # in one go
+            i = schema.index(channel.name)
+            return np.concatenate([block.columns[i] for _, block in self.placed]), None
+        out = np.empty((self.rows, *channel.shape), channel.numpy_dtype)
         for at, block in self.placed:
             i = block.schema.index(channel.name)
             part = out[at : at + block.rows]

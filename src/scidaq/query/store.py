@@ -12,6 +12,7 @@ from scidaq.block import Moment, moment_ns
 from scidaq.catalog import Note, RunBook, Setting, read_run_book
 from scidaq.clock import Clock, SystemClock
 from scidaq.errors import ForeignDirectory, UnknownStream
+from scidaq.query.ahead import cores
 from scidaq.query.reader import Reader
 from scidaq.query.run import RunView
 from scidaq.query.settings import settings_at
@@ -38,7 +39,7 @@ class Store:
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self.path = path
         try:
-            self._reader = Reader(path)
+            self._reader = Reader(path, threads=cores())
         except ForeignDirectory as error:
             raise _with_hint(path, error) from None
         self._clock = clock or SystemClock()

@@ -90,7 +90,7 @@ class Stream:
         takes memory is what they are converted to. Raises `RequestError` for a range or a channel that cannot be.
         """
         chosen = _names(channels)
-        items = self.blocks(start, stop, chosen, run=run, epoch=epoch, first=first, end=end, last=last)
+        items = self._items(start, stop, chosen, run=run, epoch=epoch, first=first, end=end, last=last, held=True)
         found = tuple(items)
         return Rows(self.id, found, raw, self._schema(chosen) if not found else None)
 
@@ -127,6 +127,21 @@ class Stream:
         last: int | str | None = None,
     ) -> Iterator[Block | Gap]:
         """The same rows as blocks with raw values, as they lie in the files, and the gaps between them."""
+        return self._items(start, stop, channels, run=run, epoch=epoch, first=first, end=end, last=last, held=False)
+
+    def _items(
+        self,
+        start: Moment | None,
+        stop: Moment | None,
+        channels: Sequence[str] | None,
+        *,
+        run: str | None,
+        epoch: int | None,
+        first: int | None,
+        end: int | None,
+        last: int | str | None,
+        held: bool,
+    ) -> Iterator[Block | Gap]:
         chosen, by_index = _names(channels), first is not None or end is not None or epoch is not None
         if last is not None:
             if by_index or run is not None or start is not None or stop is not None:
@@ -138,7 +153,7 @@ class Stream:
             start_ns, stop_ns = self._within(run, start_ns, stop_ns)
         if first is not None or end is not None:
             epoch = self._only_epoch() if epoch is None else epoch
-        return self._reader.blocks(self.id, start_ns, stop_ns, chosen, epoch=epoch, first=first, end=end)
+        return self._reader.blocks(self.id, start_ns, stop_ns, chosen, epoch=epoch, first=first, end=end, held=held)
 
     def _last(self, last: int | str, channels: Sequence[str] | None) -> list[Block | Gap]:
         if isinstance(last, str):

@@ -32,7 +32,7 @@ from scidaq.store.reading import segment_files, stream_directories
 from scidaq.store.recorder import Recorder
 from scidaq.store.recovery import Found, Known, Recovered, found_segment, recover
 from scidaq.store.reports import Projection, RecorderStats, SegmentFacts, StreamStats
-from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter, decode, scan, whole_segment
+from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter, scan, whole_segment
 from scidaq.store.space import BALLAST, Space, SpaceStats
 from scidaq.store.track import Policy, Stand
 from scidaq.store.verifying import Balance, Problem, Report, verify
@@ -107,7 +107,6 @@ __all__ = [
     "WritingStats",
     "catch_up",
     "check_directory",
-    "decode",
     "epochs",
     "file_system",
     "found_segment",

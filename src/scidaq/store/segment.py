@@ -499,9 +499,18 @@ class Segment:
         last = self.batches[-1].end if self.batches else self.head
         return min([last, *(d.at for d in self.damage if d.at >= self.durable)])
 
-    def block(self, message: wire.Message) -> Block:
-        """The rows of a batch, checked against its checksum. Raises `Corrupt`."""
-        return decode(self.data, self.path, message, self.epoch)
+    def intact(self, message: wire.Message) -> bool:
+        """Whether a batch is what its checksum says. May be asked from any thread."""
+        try:
+            return message.crc == wire.checksum(self.data, message, previous_of(message))
+        except (KeyError, ValueError, OverflowError):
+            return False
+
+    def block(self, message: wire.Message, checked: bool = False) -> Block:
+        """The rows of a batch, checked against its checksum unless it is known to be intact. Raises `Corrupt`."""
+        if not checked and not self.intact(message):
+            raise Corrupt(self.path, message.at, "the checksum of a batch is wrong")
+        return _decoded(self.data, self.path, message, self.epoch)
 
     def gaps(self) -> list[Gap]:
         """Every gap record in the file, in order."""
@@ -515,12 +524,10 @@ class Segment:
         return [b for b in self.batches if "ledger" in b.facts]
 
 
-def decode(data: memoryview, path: Path, message: wire.Message, epoch: Epoch | None) -> Block:
-    """The rows of one batch as a block whose arrays are views of the file; its checksum is checked first."""
+def _decoded(data: memoryview, path: Path, message: wire.Message, epoch: Epoch | None) -> Block:
+    """The rows of one intact batch as a block whose arrays are views of the file."""
     if epoch is None:
         raise Corrupt(path, 0, "the schema is lost")
-    if message.crc != wire.checksum(data, message, previous_of(message)):
-        raise Corrupt(path, message.at, "the checksum of a batch is wrong")
     buffers = wire.body_buffers(data, message)
     f = message.facts
     try:

@@ -21,7 +21,7 @@ from scidaq.store.files import Files, system_files
 from scidaq.store.journal import journal_files, journal_keep, read_journal
 from scidaq.store.quarantine import Quarantined, quarantined
 from scidaq.store.reading import segment_files, stream_directories
-from scidaq.store.segment import Damage, Segment, decode
+from scidaq.store.segment import Damage, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def _segment(segment: Segment, relative: str, account: _Account, report: Report)
         facts = message.facts
         if message.rows:
             try:
-                block = decode(segment.data, segment.path, message, segment.epoch)
+                block = segment.block(message)
             except Corrupt as e:
                 report.problems.append(Problem(relative, e.reason, message.at))
                 continue

@@ -264,7 +264,61 @@ def parse(data: memoryview, at: int, path: Path) -> Message:
     return message
 
 
+class _Form(NamedTuple):
+    """The metadata of a batch as `batch_header` lays it out, all at once."""
+
+    parts: struct.Struct
+    fixed: tuple[bytes | int, ...]
+    """What is the same in every batch of a shape."""
+
+
+@lru_cache(maxsize=4096)
+def _form_of(nodes: int, buffers: int) -> _Form:
+    shape = shape_of(nodes, buffers)
+    head, tail, digits = shape.head, shape.tail, _KV + _AT_ZEROS + 4
+    fixed = (head[:32], head[40:72], head[80:], 0, buffers, tail[:56], tail[60:digits], tail[digits + 8 :])
+    parts = f"<32sq32sq8s{16 * nodes}xiI56sI{digits - 60}s8s{len(tail) - digits - 8}sI"
+    at = parts.index("56s")
+    return _Form(struct.Struct(f"{parts[:at]}{2 * buffers}q{parts[at:]}"), fixed)
+
+
+def _parse_ours(data: memoryview, at: int, size: int) -> Message | None:
+    """The metadata of a batch that is laid out as we do it, read some five times as quickly; None for any other."""
+    if size < 96:
+        return None
+    (nodes,) = struct.unpack_from("<I", data, 84)
+    if 16 * nodes > size - 96:
+        return None
+    (count,) = struct.unpack_from("<I", data, 92 + 16 * nodes)
+    if 16 * count > size - 96 - 16 * nodes:
+        return None
+    form = _form_of(nodes, count)
+    if form.parts.size > size:
+        return None
+    a, body, b, rows, c, zero, many, *buffers, d, pad, e, digits, f, length = form.parts.unpack_from(data)
+    if (a, b, c, zero, many, d, e, f) != form.fixed:
+        return None
+    to = 0
+    for i in range(0, 2 * count, 2):
+        if buffers[i] != to or buffers[i + 1] < 0:
+            return None
+        to += (buffers[i + 1] + ALIGN - 1) // ALIGN * ALIGN
+    json_at = form.parts.size
+    pad_at = 96 + 16 * nodes + 16 * count + 56 + pad
+    if to != body or json_at + length > pad_at or pad_at + 5 > size:
+        return None
+    facts = orjson.loads(data[json_at : json_at + length])
+    if not isinstance(facts, dict) or struct.unpack_from("<I", data, pad_at)[0] != size - pad_at - 5:
+        return None
+    crc = int(digits, 16)
+    if digits != b"%08x" % crc:
+        return None
+    return Message(at, BATCH, 8 + size, body, rows, facts, crc, shape_of(nodes, count).crc_at, tuple(buffers))
+
+
 def _parse_metadata(data: memoryview, at: int, size: int) -> Message:
+    if (known := _parse_ours(data, at, size)) is not None:
+        return known
     _, kind_at, header_at, body_at, custom_at = _fields(data, _follow(data, 0), 5)
     kind = data[kind_at] if kind_at else 0
     body = struct.unpack_from("<q", data, body_at)[0] if body_at else 0
@@ -314,12 +368,9 @@ def checksum(data: memoryview, message: Message, previous: int) -> int:
 
 def body_buffers(data: memoryview, message: Message) -> list[Bytes]:
     """The buffers of a batch as views of the file."""
-    start = message.at + message.header
+    body = np.frombuffer(data, np.uint8, message.body, message.at + message.header) if message.body else _EMPTY
     flat = message.buffers
-    return [
-        np.frombuffer(data, np.uint8, flat[i + 1], start + flat[i]) if flat[i + 1] else _EMPTY
-        for i in range(0, len(flat), 2)
-    ]
+    return [body[flat[i] : flat[i] + flat[i + 1]] if flat[i + 1] else _EMPTY for i in range(0, len(flat), 2)]
 
 
 _EMPTY = np.empty(0, np.uint8)
