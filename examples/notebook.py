@@ -2,18 +2,17 @@
 
 # %% Record, in five lines
 import math
-import subprocess
-import sys
 
 import scidaq
+from scidaq.catalog import NewRun
 
 with scidaq.record("notebook-data", {"temperature": "Cel", "step": "int32"}, stream="bath/cooling") as rec:
     for step in range(500):
         rec.add(temperature=20 + 60 * math.exp(-step / 100), step=step, t=1_750_000_000.0 + step / 10)
 
 # %% Name a part of it
-run = ["run", "add", "steep", "--from", "2025-06-15T15:06:40Z", "--to", "2025-06-15T15:07:00Z", "--sample", "tea"]
-subprocess.run([sys.executable, "-m", "scidaq", *run, "--data-dir", "notebook-data"], check=True)
+with scidaq.runs("notebook-data") as runs:
+    runs.add(NewRun("steep", 1_750_000_000 * 10**9, 1_750_000_020 * 10**9, sample="tea"))
 
 # %% What is there
 store = scidaq.open("notebook-data")

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scidaq.query import open_store as open  # noqa: A004
     from scidaq.station import Recording, record
+    from scidaq.station import open_runs as runs
 
 __version__ = "0.1.0"
-__all__ = ["Recording", "__version__", "open", "record"]
+__all__ = ["Recording", "__version__", "open", "record", "runs"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,8 +17,8 @@ def __getattr__(name: str) -> Any:
         from scidaq.query import open_store
 
         return open_store
-    if name not in ("Recording", "record"):
+    if name not in ("Recording", "record", "runs"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from scidaq import station
 
-    return getattr(station, name)
+    return station.open_runs if name == "runs" else getattr(station, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -34,4 +35,5 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     said = Newcomer(tmp_path).do(Code("sh", "python examples/notebook.py\n"))
     assert "<stream bath/cooling: 500 rows, 2025-06-15T15:06:40.000000000Z to " in said
     assert "200 rows, {'temperature': 'Cel', 'step': '1'}" in said
+    assert (tmp_path / "cooling.png").exists() == (find_spec("matplotlib") is not None)
     assert len(scidaq.open(tmp_path / "notebook-data").run("steep").read("bath/cooling")) == 200

@@ -19,6 +19,9 @@ def open_runs(
 ) -> Iterator[RunKeeper]:
     """Runs, holds and notes of a data directory, to be changed: nobody else can record into it meanwhile.
 
+        with scidaq.runs("lab-data") as runs:
+            runs.add(NewRun("night", start_ns, stop_ns, sample="Nb 17"))
+
     Raises `StationBusy` while a station or a script records there, and `ForeignDirectory` when it is none of scidaq's.
     """
     data_dir, clock, files = Path(path), clock or SystemClock(), files or system_files()
