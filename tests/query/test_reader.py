@@ -166,11 +166,13 @@ def test_the_last_rows(known, count: int) -> None:
     items = known.reader().last(STREAM, rows=count)
     assert sum(b.rows for b in items if isinstance(b, Block)) == min(count, 300)
     assert (values(items) == truth.column("v")[-count:]).all()
+    assert spans(list(known.reader().newest(STREAM, rows=count))) == spans(items)
 
 
 def test_no_rows_and_no_seconds(made: Made) -> None:
     simple(made)
     assert made.reader().last(STREAM, rows=0) == []
+    assert list(made.reader().newest(STREAM, rows=0)) == []
 
 
 @pytest.mark.parametrize(("seconds", "first"), [(0.0, 299), (0.01, 289), (0.15, 149), (10.0, 0)])
@@ -178,6 +180,7 @@ def test_the_last_seconds(known, seconds: float, first: int) -> None:
     simple(known)
     known.ready()
     assert spans(known.reader().last(STREAM, seconds=seconds)) == [(first, 300, "rows")]
+    assert spans(list(known.reader().newest(STREAM, seconds=seconds))) == [(first, 300, "rows")]
 
 
 # ---- channels and epochs ---------------------------------------------------------------------------------------------
@@ -209,7 +212,9 @@ def test_queries_cross_epochs_by_name(known) -> None:
     assert [(i.epoch, i.first, i.end) for i in reader.blocks(STREAM)] == [(0, 0, 10), (1, 0, 0), (1, 0, 10)]
     assert [b.epoch for b in reader.blocks(STREAM, channels=["v"]) if isinstance(b, Block)] == [0, 1]
     assert [b.epoch for b in reader.blocks(STREAM, channels=["w"]) if isinstance(b, Block)] == [1]
-    assert [(b.epoch, b.first) for b in reader.last(STREAM, rows=12) if isinstance(b, Block)] == [(0, 8), (1, 0)]
+    for last in (reader.last(STREAM, rows=12), list(reader.newest(STREAM, rows=12))):
+        assert [(b.epoch, b.first) for b in last if isinstance(b, Block)] == [(0, 8), (1, 0)]
+    assert [b.epoch for b in reader.newest(STREAM, rows=12, channels=["w"]) if isinstance(b, Block)] == [1]
 
 
 # ---- holes -----------------------------------------------------------------------------------------------------------
@@ -253,6 +258,7 @@ def test_every_kind_of_hole_is_told(known) -> None:
 def test_the_last_rows_come_with_the_holes_between_them(known, rows: int, expected: list) -> None:
     holes(known)
     assert spans(known.reader().last(STREAM, rows=rows)) == expected
+    assert spans(list(known.reader().newest(STREAM, rows=rows))) == expected
 
 
 @pytest.mark.parametrize(
@@ -286,6 +292,7 @@ def test_a_damaged_batch_is_an_unexplained_hole(known) -> None:
     known.put(SegmentName(0, 0, 0), bytes(data))
     assert spans(list(known.reader().blocks(STREAM))) == [(0, 10, "rows"), (10, 20, "unexplained"), (20, 30, "rows")]
     assert sum(b.rows for b in known.reader().last(STREAM, rows=15) if isinstance(b, Block)) == 15
+    assert spans(list(known.reader().newest(STREAM, rows=15))) == [(15, 20, "unexplained"), (20, 30, "rows")]
 
 
 def test_a_number_in_a_header_that_was_damaged_misleads_nobody(made: Made) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scidaq import __version__
 from scidaq.archive import FORMATS, Exported, Origin, Request, Source, export
-from scidaq.block import Block, length_ns, moment_ns
+from scidaq.block import length_ns, moment_ns
 from scidaq.catalog import ARMED, Fact, Run, read_facts, read_run_book
 from scidaq.cli.times import size
 from scidaq.clock import SystemClock
@@ -109,12 +109,12 @@ def _source(
 ) -> Source:
     if wanted.last is None:
         return Source(stream, reader.blocks(stream, start_ns, stop_ns, wanted.channels), rows or None)
-    if (length := length_ns(wanted.last)) is None:
-        if not re.fullmatch("0*[1-9][0-9]{0,17}", wanted.last):
-            raise RequestError(f"--last {wanted.last[:40]!r}: give a number of rows, as 100, or a length, as 10s")
-        items = reader.last(stream, rows=int(wanted.last), channels=wanted.channels)
-        return Source(stream, items, sum(i.rows for i in items if isinstance(i, Block)))
-    return Source(stream, reader.last(stream, seconds=length / 1e9, channels=wanted.channels))
+    if (length := length_ns(wanted.last)) is not None:
+        return Source(stream, reader.newest(stream, seconds=length / 1e9, channels=wanted.channels))
+    if not re.fullmatch("0*[1-9][0-9]{0,17}", wanted.last):
+        raise RequestError(f"--last {wanted.last[:40]!r}: give a number of rows, as 100, or a length, as 10s")
+    count = int(wanted.last)
+    return Source(stream, reader.newest(stream, count, channels=wanted.channels), min(count, rows or count))
 
 
 def _identities(data_dir: Path, instruments: set[str]) -> dict[str, str]:

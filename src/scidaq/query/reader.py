@@ -280,13 +280,46 @@ class Reader:
             raise RequestError("give either a number of rows or of seconds")
         if seconds is None:
             return self._last_rows(stream, rows or 0, channels)
+        return list(self._last_seconds(stream, seconds, channels))
+
+    def newest(
+        self,
+        stream: str,
+        rows: int | None = None,
+        seconds: float | None = None,
+        channels: Sequence[str] | None = None,
+    ) -> Iterator[Block | Gap]:
+        """As `last`, but one by one, for more than memory holds; rows that turn out to be damaged are counted, too."""
+        if rows is None:
+            yield from self._last_seconds(stream, seconds, channels)
+            return
+        plan = self._plan(stream)
+        if channels is not None:
+            self._check_channels(stream, plan, channels)
+        start, first, left = len(plan), 0, rows
+        while start and left > 0:
+            start -= 1
+            first, left = _tail_of(plan[start], left)
+        known: Known = {}
+        for i, holding in enumerate(plan[start:]):
+            found = self._rows(stream, holding, None, None, 0 if i else first)
+            for item in found if i else _clipped(found, first, None):
+                picked = item if channels is None or isinstance(item, Gap) else select(item, channels, known)
+                if picked is not None:
+                    yield picked
+
+    def _last_seconds(
+        self, stream: str, seconds: float | None, channels: Sequence[str] | None
+    ) -> Iterator[Block | Gap]:
         newest = [b for b in self._last_rows(stream, 1, None) if isinstance(b, Block)]
         if not newest:
-            return []
+            return
         epoch, newest_ns = newest[0].epoch, newest[0].last_ns
-        items = self.blocks(stream, newest_ns - int(seconds * 1e9), None, channels)
-        # An epoch before may have later times, where the clock was set back.
-        return [i for item in items if (i := item if item.epoch >= epoch else _until(item, newest_ns)) is not None]
+        for item in self.blocks(stream, newest_ns - int((seconds or 0) * 1e9), None, channels):
+            # An epoch before may have later times, where the clock was set back.
+            within = item if item.epoch >= epoch else _until(item, newest_ns)
+            if within is not None:
+                yield within
 
     def _last_rows(self, stream: str, rows: int, channels: Sequence[str] | None) -> list[Block | Gap]:
         out: list[Block | Gap] = []
@@ -305,21 +338,10 @@ class Reader:
 
     def _tail(self, stream: str, holding: _Holding, rows: int) -> list[Block | Gap]:
         """The last rows of one epoch."""
-        present = RangeSet()
-        for piece in holding.pieces:
-            for a, b in piece.ranges:
-                present.add(a, b)
-        for record in holding.records:
-            if record.block is not None:
-                present.add(record.block.first, record.block.end)
         wanted = rows
         while True:
-            first, left = present.end, wanted
-            for a, b in reversed(list(present)):
-                first, left = max(a, b - left), left - (b - max(a, b - left))
-                if left <= 0:
-                    break
-            out = list(self._rows(stream, holding, None, None, first if left <= 0 else 0))
+            first, left = _tail_of(holding, wanted)
+            out = list(self._rows(stream, holding, None, None, first))
             if left > 0 or sum(b.rows for b in out if isinstance(b, Block)) >= rows:
                 return _newest(out, rows)
             wanted *= 4  # some of them are damaged: look farther back
@@ -712,6 +734,23 @@ def _clipped(items: Iterable[Block | Gap], first: int, end: int | None) -> Itera
                 yield item.slice(a, b)
         elif a < b or first <= item.first == item.end:
             yield replace(item, first=a, end=b)
+
+
+def _tail_of(holding: _Holding, rows: int) -> tuple[int, int]:
+    """Where the last rows of an epoch begin, and how many it has too few; from 0 on where it has."""
+    present = RangeSet()
+    for piece in holding.pieces:
+        for a, b in piece.ranges:
+            present.add(a, b)
+    for record in holding.records:
+        if record.block is not None:
+            present.add(record.block.first, record.block.end)
+    first, left = present.end, rows
+    for a, b in reversed(list(present)):
+        first, left = max(a, b - left), left - (b - max(a, b - left))
+        if left <= 0:
+            return first, left
+    return 0, left
 
 
 def _newest(items: list[Block | Gap], rows: int) -> list[Block | Gap]:

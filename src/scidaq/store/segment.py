@@ -428,6 +428,23 @@ def previous_of(message: wire.Message) -> int:
     return int(str(message.facts["prev"]), 16)
 
 
+_LAG = 16 << 20
+
+
+def _let_go(data: memoryview, seen: int, at: int) -> int:
+    """Take what was looked at from the memory of the process, now and then; up to where it has gone.
+
+    The system maps what lies around a page that is looked at: the headers of a segment bring in all of it. It stays in
+    the system's cache, and comes from there when it is read.
+    """
+    mapped = data.obj
+    if at - seen < _LAG or not isinstance(mapped, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return seen
+    size = (at - seen) // mmap.PAGESIZE * mmap.PAGESIZE
+    mapped.madvise(mmap.MADV_DONTNEED, seen, size)
+    return seen + size
+
+
 class Segment:
     """One segment as it lies on disk. Open while its content is used: arrays of its blocks are views of the file."""
 
@@ -441,10 +458,13 @@ class Segment:
         self.seal: dict[str, Any] | None = None
         self.head = 0
         """Bytes of the schema message."""
+        seen = 0
         for item in scan(data, path, check):
             if isinstance(item, Damage):
                 self.damage.append(item)
-            elif item.kind == wire.SCHEMA:
+                continue
+            seen = _let_go(data, seen, item.end)
+            if item.kind == wire.SCHEMA:
                 self.facts, self.id = item.facts, str(item.facts["id"])
                 self.epoch = Epoch.from_json(item.facts)
                 self.head = item.end
