@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -185,6 +186,17 @@ def test_into_which_stream():
     assert list(streams_of([golden])) == ["scope/adc"]
     assert list(streams_of([golden], "lab")) == ["lab/adc"]
     assert list(streams_of([golden], "lab/x")) == ["lab/x"]
+
+
+def test_streams_of_one_name_and_several_instruments_stay_apart():
+    (one,) = tables(GOLDEN, Reading())
+    several = [one, replace(one, stream="dmm/adc"), replace(one, stream="dmm/v")]
+    assert list(streams_of(several, "lab")) == ["lab/scope-adc", "lab/dmm-adc", "lab/v"]
+    with pytest.raises(RequestError, match="the file has 3 streams"):
+        streams_of(several, "lab/x")
+    twins = [one, replace(one, stream="dmm/adc"), replace(one, stream="dmm/dmm-adc")]
+    with pytest.raises(RequestError, match="two streams of the file would become one"):
+        streams_of(twins, "lab")
 
 
 PROGRAM = """

@@ -109,22 +109,27 @@ def streams_of(tables: Sequence[Table], stream: str | None = None) -> dict[str, 
     Raises `RequestError`.
     """
     out: dict[str, list[Table]] = {}
-    origins = {t.stream or f"import/{t.name}" for t in tables}
+    origins = list(dict.fromkeys(t.stream or f"import/{t.name}" for t in tables))
+    if stream is not None and "/" in stream and len(origins) > 1:
+        raise RequestError(
+            f"the file has {len(origins)} streams ({', '.join(sorted(origins))}), and {stream!r} is one: give an "
+            "instrument without a slash, below which all of them go"
+        )
+    targets = {origin: _target(origin, origins, stream) for origin in origins}
+    if len(set(targets.values())) < len(targets):
+        raise RequestError(f"two streams of the file would become one below {stream!r}: import it without --stream")
     for table in tables:
-        origin = table.stream or f"import/{table.name}"
-        if stream is None:
-            target = origin
-        elif "/" not in stream:
-            target = f"{stream}/{origin.partition('/')[2]}"
-        elif len(origins) > 1:
-            raise RequestError(
-                f"the file has {len(origins)} streams ({', '.join(sorted(origins))}), and {stream!r} is one: give an "
-                "instrument without a slash, below which all of them go"
-            )
-        else:
-            target = stream
-        out.setdefault(check_stream_id(target), []).append(table)
+        out.setdefault(check_stream_id(targets[table.stream or f"import/{table.name}"]), []).append(table)
     return out
+
+
+def _target(origin: str, origins: Sequence[str], stream: str | None) -> str:
+    """Where rows of a stream go; with its instrument in the name where another has the same name."""
+    if stream is None or "/" in stream:
+        return stream or origin
+    instrument, _, name = origin.partition("/")
+    alike = sum(other.partition("/")[2] == name for other in origins)
+    return f"{stream}/{name if alike == 1 else f'{instrument}-{name}'[:64]}"
 
 
 @dataclass(slots=True)
