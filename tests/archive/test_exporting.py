@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -188,8 +189,23 @@ def test_progress_is_told(tmp_path: Path) -> None:
 def test_notes_say_what_does_not_go_in(tmp_path: Path) -> None:
     odd = np.array([0x7FF8000000000001, 0], np.uint64).view(np.float64)
     rows = Block.of(schema([Channel("x")]), [odd], times=[1, 2]).placed(STREAM, 0, 0, 1)
-    assert "nan" in exported(tmp_path / "o.csv", "csv", rows).notes[0]
+    assert "NaN" in exported(tmp_path / "o.csv", "csv", rows).notes[0]
     assert exported(tmp_path / "o.parquet", "parquet", rows).notes == ()
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_csv_spells_what_is_not_finite_as_the_w3c_does(text: bool, tmp_path: Path) -> None:
+    channels = [Channel("x"), Channel("f", "float32"), *([Channel("note", "text", max_bytes=8)] if text else [])]
+    odd = [np.nan, np.inf, -np.inf, 0.1, 5.0]
+    columns = [odd, odd, *([["nan"] * 5] if text else [])]
+    rows = Block.of(schema(channels), columns, valid={"x": np.arange(5) != 4}, times=[1, 2, 3, 4, 5]).placed(
+        STREAM, 0, 0, 1
+    )
+    exported(tmp_path / "o.csv", "csv", rows)
+    with (tmp_path / "o.csv").open(newline="") as file:
+        lines = list(csv.reader(file))[1:]
+    assert [line[1] for line in lines] == ["NaN", "INF", "-INF", "0.1", ""]
+    assert [line[2] for line in lines] == ["NaN", "INF", "-INF", "0.1", "5"]
 
 
 # ---- trouble --------------------------------------------------------------------------------------------------------

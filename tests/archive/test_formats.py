@@ -58,7 +58,7 @@ def same(channel: Channel, values: Any, valid: Any, seen: Any, form: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=20)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=settings().max_examples * 2 // 5)
 @given(items=streams(), raw=st.booleans(), small=st.booleans())
 def test_any_stream_comes_back(form: str, items: list[Block | Gap], raw: bool, small: bool) -> None:
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:

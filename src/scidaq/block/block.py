@@ -159,8 +159,10 @@ class Block:
         rate = self.schema.rate
         if rate is None:
             raise self._invalid("no rate and no times")
-        steps = np.arange(self.rows, dtype=np.int64)
         period, rest = divmod(NS * rate.denominator, rate.numerator)
+        if not rest:  # as most rates: in one go
+            return np.arange(self.t0_ns, self.t0_ns + self.rows * period, period, dtype=np.int64)
+        steps = np.arange(self.rows, dtype=np.int64)
         # i*NS*den//num without overflow: whole nanoseconds and the remainder apart.
         if (self.rows - 1) * rest < 1 << 63:
             return self.t0_ns + steps * period + steps * rest // rate.numerator

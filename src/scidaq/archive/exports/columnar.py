@@ -82,6 +82,8 @@ class _ParquetTable:
             compression=compression or "none",
             # Measured values hardly repeat: to try a dictionary for them costs more than it saves.
             use_dictionary=texts,
+            # Times grow by nearly the same from row to row: a bit of each is left instead of eight bytes.
+            column_encoding={"time": "DELTA_BINARY_PACKED"},
         )
 
     def write(self, blocks: Sequence[Block]) -> None:

@@ -82,10 +82,10 @@ FORMATS = {
     for one in (
         Format("csv", ".csv", True, ("none",), _csv, 4 * _MB),
         Format("parquet", ".parquet", True, ("zstd", "snappy", "gzip", "lz4", "none"), _parquet, 32 * _MB),
-        Format("arrow", ".arrow", True, ("none", "zstd", "lz4"), _arrow, 16 * _MB),
+        Format("arrow", ".arrow", True, ("none", "zstd", "lz4"), _arrow, 4 * _MB),
         Format("hdf5", ".h5", False, ("gzip", "none"), _hdf5, 16 * _MB),
         Format("zarr", ".zarr", False, ("zstd", "gzip", "none"), _zarr, 16 * _MB, "zarr"),
-        Format("tdms", ".tdms", False, ("none",), _tdms, 16 * _MB, "tdms"),
+        Format("tdms", ".tdms", False, ("none",), _tdms, 8 * _MB, "tdms"),
         Format("mat", ".mat", False, ("none",), _mat, 16 * _MB),
     )
 }
@@ -105,7 +105,7 @@ class Limit:
 
 
 LIMITS = (
-    Limit("nan", ("csv",), "NaNs that carry other bits than the usual ones are written as nan like all others", False),
+    Limit("nan", ("csv",), "NaNs that carry other bits than the usual ones are written as NaN like all others", False),
     Limit(
         "arrays",
         ("csv", "tdms"),

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,8 +19,10 @@ from scidaq.store import File, system_files
 SUFFIX = ".scidaq-export"
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
-_PIECE = 256 << 10
-"""What is read at once: it stays in the cache of the processor."""
+_PIECE = 1 << 20
+"""What is read at once for a checksum."""
+_SYNC_BYTES = 32 << 20
+"""After how much the disk is told to take what is there."""
 _LOCK = "LOCK"
 _REPLACED = "replaced"
 
@@ -164,18 +166,26 @@ def refused(target: Path, error: OSError) -> WriteFailed:
 
 
 class Following:
-    """Takes the SHA-256 of a file that is written from front to back, in a thread that reads behind the writer."""
+    """Goes behind the writer of a file that is written from front to back: takes its SHA-256, brings it to the disk.
+
+    Two threads, because one works and the other waits: what is left to be done when the writer ends is little.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file, self._more, self._done = open(path, "rb", buffering=0), threading.Event(), False  # noqa: SIM115
-        self._digest = hashlib.sha256()
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by `stop`
+        self._digest, self._done = hashlib.sha256(), False
         self._error: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="export checksum", daemon=True)
-        self._thread.start()
+        self._more, self._threads = [threading.Event(), threading.Event()], []
+        for more, act in zip(self._more, (self._checksum, self._sync), strict=True):
+            name = f"export {act.__name__.strip('_')}"
+            thread = threading.Thread(target=self._run, args=(act, more), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def grew(self) -> None:
         """There is more in the file."""
-        self._more.set()
+        for more in self._more:
+            more.set()
 
     def end(self) -> str:
         """The file is whole: its digest in hexadecimal. Raises `OSError`."""
@@ -185,27 +195,41 @@ class Following:
         return self._digest.hexdigest()
 
     def stop(self) -> None:
-        """The thread has ended on return."""
+        """The threads have ended on return."""
         self._done = True
-        self._more.set()
-        self._thread.join()
+        self.grew()
+        for thread in self._threads:
+            thread.join()
+        self._file.close()
 
-    def _run(self) -> None:
+    def _run(self, act: Callable[[threading.Event], None], more: threading.Event) -> None:
         try:
-            buffer = bytearray(_PIECE)
-            view = memoryview(buffer)
-            with self._file as file:
-                while True:
-                    last = self._done  # asked before reading: what comes after it is read the next time
-                    self._more.clear()
-                    while count := file.readinto(buffer):
-                        self._digest.update(view[:count])
-                    if last:
-                        return
-                    if not self._done:
-                        self._more.wait()
+            act(more)
         except OSError as error:
             self._error = error
+
+    def _checksum(self, more: threading.Event) -> None:
+        buffer = bytearray(_PIECE)
+        view = memoryview(buffer)
+        while True:
+            last = self._done  # asked before reading: what comes after it is read the next time
+            more.clear()
+            while count := self._file.readinto(buffer):
+                self._digest.update(view[:count])
+            if last:
+                return
+            if not self._done:
+                more.wait()
+
+    def _sync(self, more: threading.Event) -> None:
+        synced = 0
+        while not self._done:  # then comes `publish`, which syncs all that is left
+            more.wait()
+            more.clear()
+            size = os.fstat(self._file.fileno()).st_size
+            if size - synced >= _SYNC_BYTES and not self._done:
+                getattr(os, "fdatasync", os.fsync)(self._file.fileno())
+                synced = size
 
 
 def digest(path: Path) -> str:

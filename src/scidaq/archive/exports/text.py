@@ -107,12 +107,27 @@ class _CsvTable:
         missing: Mask | None = None if valid is None else ~valid
         flat: Array = values.reshape(len(values), -1)
         for element in range(flat.shape[1]):
-            yield pa.array(np.ascontiguousarray(flat[:, element]), mask=missing)
+            yield _numbers(np.ascontiguousarray(flat[:, element]), missing)
 
     def close(self, description: Description) -> None:
         self._sink.close()
         said = sidecar(self._path.name, self._table, description)
         self._path.with_name(self._path.name + SIDECAR).write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2))
+
+
+def _numbers(values: Array, missing: Mask | None) -> Any:
+    """A column; what is not finite as the W3C spells it: NaN, INF, -INF."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column: Any = pa.array(values, mask=missing)
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return column
+    said = pc.cast(column, pa.string())  # as the writer would spell them
+    for found, word in ((np.isnan(values), "NaN"), (values == np.inf, "INF"), (values == -np.inf, "-INF")):
+        here = pa.array(found if missing is None else found & ~missing)
+        said = pc.if_else(here, word, said)
+    return said
 
 
 def iso_times(ns: Times) -> pa.Array:
