@@ -27,6 +27,7 @@ BENCHMARKS = (
     "api",
     "scrape",
     "export",
+    "importing",
 )
 """Modules of this package, each with a function of the same name."""
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"

@@ -87,6 +87,45 @@ def test_what_cannot_be_is_said(
     assert list(tmp_path.iterdir()) == []
 
 
+def content(data_dir: Path) -> dict[str, list[object]]:
+    """All rows and gaps of all streams, row by row, without the numbers that a store gives."""
+    out: dict[str, list[object]] = {}
+    reader = Reader(data_dir)
+    for name in reader.names():
+        told = out.setdefault(name, [])
+        for item in reader.blocks(name):
+            if isinstance(item, Block):
+                values = [c.tolist() for c in item.columns]
+                told += zip([item.schema] * item.rows, item.time_ns().tolist(), *values, strict=True)
+            else:
+                told.append((item.epoch, item.first, item.end, item.reason, item.unknown))
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["parquet", "csv", "arrow", "hdf5"])
+def test_runs_and_streams_that_change_come_back(form: str, home: Path) -> None:
+    """As the commands take them: a run of two streams, and one whose channels change, in a directory or a file."""
+    for channels in ({"v": "V"}, {"v": "V", "i": "mA"}):
+        with library.record(home / "data", channels, stream="lab/one") as rec:
+            rec.extend({name: np.arange(100.0) for name in channels})
+    with library.record(home / "data", {"x": "Cel"}, stream="lab/two") as rec:
+        rec.extend(x=np.arange(50.0))
+    done = scidaq("run", "add", "night", "--from", "-1h", "--to", "now", "--data-dir", "data", cwd=home)
+    assert done.returncode == 0, done.stderr
+    for name, streams in (("night", ["lab/one", "lab/two"]), ("lab/one", ["lab/one"])):
+        done = scidaq(
+            "export", name, "--format", form, "--raw", "--out", "out", "--force", "--data-dir", "data", cwd=home
+        )
+        assert done.returncode == 0, done.stderr
+        assert (home / "out").is_dir() == (form != "hdf5")
+        again = f"again from {name.replace('/', ' ')}"
+        done = scidaq("import", "out", "--data-dir", again, cwd=home)
+        assert done.returncode == 0, done.stderr
+        before, after = content(home / "data"), content(home / again)
+        assert after == {stream: before[stream] for stream in streams}
+
+
 MEASURED = """
 import sys
 from scidaq.cli.app import run

@@ -79,17 +79,19 @@ class Hdf5File:
             }
         )
         entry = _group(file, "entry", "NXentry")
-        entry["title"] = _text((origin.run or {}).get("name") or f"rows of station {origin.station}")
-        entry["program_name"] = origin.software.partition(" ")[0]
+        _say(entry, "title", (origin.run or {}).get("name") or f"rows of station {origin.station}")
+        _say(entry, "program_name", origin.software.partition(" ")[0])
         entry["program_name"].attrs["version"] = origin.software.partition(" ")[2]
         station = _group(entry, "station", "NXcollection")
-        station["name"], station["uuid"] = origin.station, origin.station_uuid
+        _say(station, "name", origin.station)
+        _say(station, "uuid", origin.station_uuid)
         if origin.identities:
             instruments = _group(entry, "instrument", "NXinstrument")
             spelling = unique(origin.identities, spelled)
             for (name, said), group in zip(origin.identities.items(), spelling, strict=True):
                 one = _group(instruments, group, "NXcollection")
-                one["id"], one["identity"] = name, _text(said)
+                _say(one, "id", name)
+                _say(one, "identity", said)
         if origin.run is not None:
             self._run(entry, origin.run)
         _group(entry, "provenance", "NXcollection")
@@ -100,17 +102,16 @@ class Hdf5File:
         for key, value in run.items():
             if value in (None, "", (), [], {}):
                 continue
-            group[spelled(key)] = (
-                value
-                if isinstance(value, int | float)
-                else _text(value if isinstance(value, str) else orjson.dumps(value).decode())
-            )
+            if isinstance(value, int | float):
+                group[spelled(key)] = value
+            else:
+                _say(group, spelled(key), value if isinstance(value, str) else orjson.dumps(value).decode())
         if identifier := run.get("id"):
-            entry["entry_identifier"] = str(identifier)
+            _say(entry, "entry_identifier", str(identifier))
         if sample := run.get("sample"):
-            _group(entry, "sample", "NXsample")["name"] = _text(str(sample))
+            _say(_group(entry, "sample", "NXsample"), "name", str(sample))
         if operator := run.get("operator"):
-            _group(entry, "user", "NXuser")["name"] = _text(str(operator))
+            _say(_group(entry, "user", "NXuser"), "name", str(operator))
 
     def table(self, table: Table) -> Hdf5Table:
         *_, name = unique([*self._names, table.name], spelled)
@@ -138,11 +139,15 @@ class Hdf5File:
         if description.gaps:
             group = _group(self._entry, f"{name}_gaps", "NXcollection")
             for key, values in gaps.items():
-                group[key] = [_text(v) for v in values] if key in ("reason", "detail") else np.array(values, np.int64)
+                if key in ("reason", "detail"):
+                    _say(group, key, values)
+                else:
+                    group[key] = np.array(values, np.int64)
                 group[key].attrs["description"] = GAP_COLUMNS[key]
         note = _group(self._entry["provenance"], name, "NXnote")
-        note["type"], note["description"] = "application/json", f"what {table.stream} is, for scidaq import"
-        note["data"] = orjson.dumps(description.as_json()).decode()
+        _say(note, "type", "application/json")
+        _say(note, "description", f"what {table.stream} is, for scidaq import")
+        _say(note, "data", orjson.dumps(description.as_json()).decode())
         if plots and "default" not in self._entry.attrs:
             self._entry.attrs["default"] = name
 
@@ -155,7 +160,8 @@ class Hdf5File:
 
     def close(self) -> None:
         if self._first_ns is not None and self._last_ns is not None:
-            self._entry["start_time"], self._entry["end_time"] = shown(self._first_ns), shown(self._last_ns)
+            _say(self._entry, "start_time", shown(self._first_ns))
+            _say(self._entry, "end_time", shown(self._last_ns))
         self._threads.shutdown()
         self._file.close()
 
@@ -332,6 +338,16 @@ def _group(parent: h5py.Group, name: str, kind: str) -> h5py.Group:
     group = parent.create_group(name)
     group.attrs["NX_class"] = kind
     return group
+
+
+def _say(group: h5py.Group, name: str, text: str | Sequence[str]) -> None:
+    """A text, or a column of them, as a field of a fixed length: Octave stops at those of a variable one."""
+    import h5py
+
+    said = [_text(one).encode() for one in ([text] if isinstance(text, str) else text)]
+    characters = "ascii" if all(map(bytes.isascii, said)) else "utf-8"
+    kind = h5py.string_dtype(characters, max([1, *map(len, said)]))
+    group.create_dataset(name, data=np.array(said[0] if isinstance(text, str) else said, kind))
 
 
 def _text(text: str) -> str:
