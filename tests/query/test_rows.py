@@ -25,7 +25,7 @@ from scidaq.query import Rows
 from scidaq.store import SegmentName
 from scidaq.testing import strategies
 from tests.query.test_reader import STREAM, Made
-from tests.store.makers import T0, epoch_of, segment_bytes
+from tests.store.makers import T0, epoch_of, journal_bytes, record_of, segment_bytes
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,29 @@ def recordings(draw: st.DrawFn) -> list[list[Block]]:
     return out
 
 
+def holes(blocks: Sequence[Block]) -> list[Gap]:
+    """What is missing in an epoch; every other hole has a record that says why."""
+    out, at = [], 0
+    for i, block in enumerate(blocks):
+        if at < block.first:
+            reason = Reason.OVERFLOW if i % 2 else Reason.UNEXPLAINED
+            out.append(Gap(STREAM, block.epoch, at, block.first, reason))
+        at = block.end
+    return out
+
+
 def put(made: Made, epochs: Sequence[Sequence[Block]]) -> None:
+    """The second half of the last epoch is still in the journal."""
     for number, blocks in enumerate(epochs):
-        data = segment_bytes(epoch_of(blocks[0].schema, number=number), blocks)
-        made.put(SegmentName(number, blocks[0].first, 0), data)
+        epoch = epoch_of(blocks[0].schema, number=number)
+        known = {gap.end: [gap] for gap in holes(blocks) if gap.reason is Reason.OVERFLOW}
+        there = len(blocks) // 2 if number == len(epochs) - 1 else len(blocks)
+        if there:
+            gaps = {i: known[b.first] for i, b in enumerate(blocks[:there]) if b.first in known}
+            made.put(SegmentName(number, blocks[0].first, 0), segment_bytes(epoch, blocks[:there], gaps=gaps))
+        records = [record_of(epoch, b, b.end, known.get(b.first, ())) for b in blocks[there:]]
+        if records:
+            made.journal(journal_bytes([[record] for record in records]))
 
 
 def read(epochs: Sequence[Sequence[Block]], **which: Any) -> Rows:
@@ -180,6 +199,15 @@ def test_polars_and_xarray(epochs: list[list[Block]]) -> None:
 
 
 # ---- gaps ------------------------------------------------------------------------------------------------------------
+
+
+@given(recordings())
+@settings(max_examples=30)
+def test_what_is_missing_is_told_with_its_reason(epochs: list[list[Block]]) -> None:
+    expected = [gap for blocks in epochs for gap in holes(blocks)]
+    found = [(gap.epoch, gap.first, gap.end, gap.reason) for gap in read(epochs).gaps]
+    assert found == [(gap.epoch, gap.first, gap.end, gap.reason) for gap in expected]
+
 
 LAB = Schema(
     (

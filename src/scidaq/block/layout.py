@@ -114,7 +114,7 @@ def _column(channel: Channel, dtype: np.dtype[Any], rows: int, buffers: Sequence
         chars = np.zeros((rows, channel.max_bytes), np.uint8)
         chars[np.arange(channel.max_bytes) < lengths[:, None]] = buffers[1][offsets[0] : offsets[-1]]
         return chars.reshape(-1).view(f"S{channel.max_bytes}")
-    count = rows * channel.elements
+    count = rows * channel.elements if channel.shape else rows
     if channel.dtype == "bool":
         flat: Array = np.unpackbits(buffers[0], count=count, bitorder="little").view(np.bool_)
     else:
@@ -136,15 +136,17 @@ def from_buffers(
         times, at = buffers[1][: 8 * rows].view(np.int64), 2
     columns: list[Array] = []
     masks: list[Mask | None] = []
+    missing = False
     for channel, dtype in zip(schema.channels, schema.dtypes, strict=True):
         bitmap = buffers[at]
         mask = np.unpackbits(bitmap, count=rows, bitorder="little").view(np.bool_) if len(bitmap) else None
+        missing = missing or mask is not None
         masks.append(mask)
         at += 2 if channel.shape else 1
         n = 2 if channel.dtype == "text" else 1
         columns.append(_column(channel, dtype, rows, buffers[at : at + n]))
         at += n
-    valid = tuple(masks) if any(m is not None for m in masks) else None
+    valid = tuple(masks) if missing else None
     return Block(stream, epoch, first, schema, tuple(columns), t0_ns, times, valid)
 
 
