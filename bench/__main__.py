@@ -31,7 +31,6 @@ BENCHMARKS = (
 )
 """Modules of this package, each with a function of the same name."""
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 def run(names: Sequence[str], settings: Settings, say: Callable[[str], None]) -> str:
@@ -54,13 +53,20 @@ def benchmark(name: str) -> Benchmark:
     return found
 
 
-def with_figures(page: str, figures: str) -> str:
+def marks(name: str = "") -> tuple[str, str]:
+    """What the figures of a benchmark that has a place of its own in the page lie between, or those of all others."""
+    figures = f"figures of {name}" if name else "figures"
+    return f"<!-- {figures}: begin -->", f"<!-- {figures}: end -->"
+
+
+def with_figures(page: str, figures: str, name: str = "") -> str:
     """The page with new figures between its markers. Raises `ValueError` when it has none."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    first, last = marks(name)
+    head, begin, rest = page.partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} ... {END}")
-    return f"{head}{BEGIN}\n\n{figures}\n{END}{tail}"
+        raise ValueError(f"the page has no {first} ... {last}")
+    return f"{head}{first}\n\n{figures}\n{last}{tail}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,10 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         streams_s=chosen.streams_seconds or settings.streams_s,
         only=tuple(chosen.only),
     )
-    figures = run(chosen.names or list(BENCHMARKS), settings, lambda line: print(line, file=sys.stderr, flush=True))
-    print(figures)
-    if chosen.write_docs:
-        PAGE.write_text(with_figures(PAGE.read_text(), figures))
+    names = chosen.names or list(BENCHMARKS)
+    alone = [name for name in names if marks(name)[0] in PAGE.read_text()]
+    together = [name for name in names if name not in alone]
+    for place, group in [("", together), *((name, [name]) for name in alone)]:
+        if group:
+            figures = run(group, settings, lambda line: print(line, file=sys.stderr, flush=True))
+            print(figures)
+            if chosen.write_docs:
+                PAGE.write_text(with_figures(PAGE.read_text(), figures, place))
     return 0
 
 

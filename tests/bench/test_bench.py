@@ -4,7 +4,7 @@ import multiprocessing
 
 import pytest
 
-from bench.__main__ import BEGIN, BENCHMARKS, END, PAGE, main, run, with_figures
+from bench.__main__ import BENCHMARKS, PAGE, main, marks, run, with_figures
 from bench.machine import described, warm
 from bench.places import BASE, fresh, on_disk
 from bench.results import HEAD, Row, table
@@ -49,15 +49,18 @@ def test_a_table_has_a_line_per_row_and_aligned_columns():
 
 
 def test_figures_replace_those_of_before():
-    page = f"a\n{BEGIN}\n\nold\n{END}\nb\n"
-    assert with_figures(page, "new\n") == f"a\n{BEGIN}\n\nnew\n\n{END}\nb\n"
+    (begin, end), (own, own_end) = marks(), marks("read")
+    page = f"a\n{begin}\n\nold\n{end}\nb\n{own}\n{own_end}\n"
+    assert with_figures(page, "new\n") == f"a\n{begin}\n\nnew\n\n{end}\nb\n{own}\n{own_end}\n"
+    assert with_figures(page, "new\n", "read") == f"a\n{begin}\n\nold\n{end}\nb\n{own}\n\nnew\n\n{own_end}\n"
     assert with_figures(with_figures(page, "new\n"), "new\n") == with_figures(page, "new\n")
     with pytest.raises(ValueError, match="figures"):
         with_figures("a page without markers", "new")
 
 
 def test_the_page_has_its_markers():
-    with_figures(PAGE.read_text(), "")
+    for name in ("", "read"):
+        with_figures(PAGE.read_text(), "", name)
 
 
 def test_the_machine_is_described_without_its_name():
