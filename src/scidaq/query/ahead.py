@@ -1,4 +1,4 @@
-"""Checking the batches of a segment on other threads before their turn comes: to fetch and verify them takes the longest.
+"""Checking the batches of a segment on other threads before their turn comes: to fetch and verify takes longest.
 
 For those who wait for nothing else, as a script or a notebook does; in the process of a recorder one thread is enough.
 """
