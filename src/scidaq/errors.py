@@ -29,6 +29,12 @@ class Unknown(RequestError, LookupError):
     """There is nothing of this name or id."""
 
 
+class TooMany(RequestError):
+    """As much is waiting to be done already as there is room for."""
+
+    retry = True
+
+
 class UnknownInstrument(Unknown):
     """No instrument of this id is configured."""
 

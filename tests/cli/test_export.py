@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -62,6 +64,23 @@ def test_a_run_takes_its_streams_and_its_window(recorded: Path, tmp_path: Path) 
     with h5py.File(tmp_path / "adc.wave.h5") as file:
         assert file["entry/adc_wave/time"][:].tolist() == everything[5:-5]
         assert file["entry/user/name"][()] == b"Ada"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "files"), [("csv", 3), ("hdf5", 2), ("zarr", 5)])
+def test_programs_are_told_of_every_file(form: str, files: int, recorded: Path, tmp_path: Path) -> None:
+    more = ("--out", f"out/of-{form}", "--last", "5", "--json")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"of-{form}.other").touch()
+    done = scidaq("export", "adc/wave", "--format", form, *more, "--data-dir", recorded, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *steps, end = map(json.loads, done.stdout.splitlines())
+    assert [one["rows"] for one in steps] == [0, 5]
+    assert (end["rows"], end["tables"], end["path"]) == (5, 1, f"out/of-{form}")
+    assert sum(one["bytes"] for one in end["files"]) == end["bytes"]
+    assert len(end["files"]) >= files
+    for one in end["files"]:
+        assert hashlib.sha256((tmp_path / "out" / one["name"]).read_bytes()).hexdigest() == one["sha256"]
 
 
 @pytest.mark.slow

@@ -33,9 +33,14 @@ def damage(data_dir: Path) -> int:
 
 
 def test_what_is_in_order_is_said_to_be(data_dir: Path, capsys: Captured) -> None:
+    export = data_dir / "exports" / ("0" * 32) / "run-1.arrow"  # no part of the store
+    export.mkdir(parents=True)
+    (export / "0-0-0.arrows").write_bytes(b"not ours")
     for options in ([], ["--dry-run"]):
         assert run(["repair", *options, "--data-dir", str(data_dir)]) == 0
         assert "all is in order" in capsys.readouterr().out
+    assert run(["verify", "--data-dir", str(data_dir)]) == 0
+    assert (export / "0-0-0.arrows").read_bytes() == b"not ours"
 
 
 def test_a_plan_then_a_repair_then_a_station_that_starts(data_dir: Path, capsys: Captured) -> None:

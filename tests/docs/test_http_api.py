@@ -59,4 +59,7 @@ def test_all_of_it_runs(tmp_path: Path, demo: WebServer) -> None:
     assert "rows of time, adc" in said or "rows of ['time', 'adc']" in said
     assert "buckets, the greatest is" in said
     assert "warm-up took" in said
+    assert "fast.wave.parquet" in said
+    assert "bytes True" in said
+    assert "bytes False" not in said
     assert (tmp_path / "somewhere" / "wave.arrows").stat().st_size > 10_000

@@ -23,7 +23,7 @@ IMPLIED = {
 
 def filled(path: str) -> str:
     """A path of which nothing is there: to be refused for the scope before that is noticed."""
-    for name in ("instrument", "stream", "parameter", "run", "hold", "note", "key"):
+    for name in ("instrument", "stream", "parameter", "run", "hold", "note", "key", "export", "file"):
         path = path.replace(f"{{{name}}}", "nothing")
     return path
 

@@ -311,6 +311,9 @@ def export(
         str | None, typer.Option(help="none, gzip, zstd, snappy or lz4, as far as the format has it.", metavar="NAME")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For programs: a line as it goes on, and one with all files at the end.")
+    ] = False,
     config: ConfigFiles = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -324,7 +327,8 @@ def export(
         raise typer.BadParameter(f"{name} is a run itself; give --run with a stream", param_hint="--run")
     chosen = None if channels is None else [one.strip() for one in channels.split(",")]
     request = Request(form.value, Path(), raw, compression, force)
-    run_export(directory(config, data_dir), Wanted(name, start, stop, last, run, chosen), request, out)
+    wanted = Wanted(name, start, stop, last, run, chosen)
+    run_export(directory(config, data_dir), wanted, request, out, as_json=as_json)
 
 
 @app.command("import")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from scidaq import __version__
 from scidaq.archive import FORMATS, Exported, Origin, Request, Source, export
@@ -33,8 +37,11 @@ class Wanted:
     channels: Sequence[str] | None = None
 
 
-def run_export(data_dir: Path, wanted: Wanted, request: Request, out: Path | None) -> None:
-    """Export, say on standard error how it goes, and print where it is."""
+def run_export(data_dir: Path, wanted: Wanted, request: Request, out: Path | None, *, as_json: bool = False) -> None:
+    """Export, say on standard error how it goes, and print where it is; `as_json` all of that as lines of JSON."""
+    if as_json:
+        _write_line(_told(exported(data_dir, wanted, request, out, _lines)))
+        return
     done = exported(data_dir, wanted, request, out)
     for note in done.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -42,7 +49,17 @@ def run_export(data_dir: Path, wanted: Wanted, request: Request, out: Path | Non
     print(f"{done.path}: {done.rows:,} rows{tables}, {size(done.bytes)}")
 
 
-def exported(data_dir: Path, wanted: Wanted, request: Request, out: Path | None) -> Exported:
+Progress = Callable[[int, int | None], None]
+"""Takes how many rows are written, and about how many there are."""
+
+
+def exported(
+    data_dir: Path,
+    wanted: Wanted,
+    request: Request,
+    out: Path | None,
+    following: Callable[[str], AbstractContextManager[Progress]] | None = None,
+) -> Exported:
     """Export; what has come about. Raises `UnknownStream`, `UnknownRun` and whatever `export` does."""
     reader = Reader(data_dir)
     now_ns = SystemClock().now_ns()
@@ -63,7 +80,7 @@ def exported(data_dir: Path, wanted: Wanted, request: Request, out: Path | None)
         None if run is None else run.as_json(),
         _identities(data_dir, {stream.partition("/")[0] for stream in streams}),
     )
-    with _progress(str(target)) as progress:
+    with (following or _progress)(str(target)) as progress:
         return export(sources, request, origin, progress)
 
 
@@ -127,7 +144,7 @@ def _identities(data_dir: Path, instruments: set[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+def _progress(what: str) -> Iterator[Progress]:
     """A bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda rows, total: None
@@ -139,3 +156,54 @@ def _progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda rows, total: bar.update(task, completed=rows, total=None if total is None else max(rows, total))
+
+
+# ---- for programs ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _lines(what: str) -> Iterator[Progress]:
+    """A line for every step. When nobody reads them any more, the export ends."""
+    _write_line({"rows": 0, "of": None})
+    yield lambda rows, total: _write_line({"rows": rows, "of": None if total is None else max(rows, total)})
+
+
+def _write_line(content: dict[str, Any]) -> None:
+    print(orjson.dumps(content).decode(), flush=True)
+
+
+def _told(done: Exported) -> dict[str, Any]:
+    """What has come about, with every file: its name from the directory of the result on, its size and its digest."""
+    known = _known_digests(done.path)
+    files = [
+        {
+            "name": path.relative_to(done.path.parent).as_posix(),
+            "bytes": path.stat().st_size,
+            "sha256": known.get(path) or _digest(path),
+        }
+        for path in done.files
+    ]
+    return {
+        "path": str(done.path),
+        "tables": done.tables,
+        "rows": done.rows,
+        "bytes": done.bytes,
+        "notes": list(done.notes),
+        "files": files,
+    }
+
+
+def _known_digests(whole: Path) -> dict[Path, str]:
+    """What the checksums of the export say, so that nothing large is read again."""
+    found = {}
+    for sums in (whole.with_name(f"{whole.name}.sha256"), whole / "SHA256SUMS"):
+        for line in sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else ():
+            digest, _, name = line.partition("  ")
+            if not digest.startswith("\\"):  # a name with escapes is looked at itself
+                found[sums.parent / name] = digest
+    return found
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

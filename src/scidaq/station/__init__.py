@@ -1,5 +1,6 @@
 """A station: one data directory and its owner; `record`, the same for a script, and `Importer`, for files."""
 
+from scidaq.station.exporting import Export, ExportFile, Exports, ExportWanted
 from scidaq.station.importing import Imported, Importer, Source, streams_of
 from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
 from scidaq.station.runs import open_runs
@@ -10,6 +11,10 @@ from scidaq.station.station import Station, StationStats
 __all__ = [
     "AUDIT",
     "Audited",
+    "Export",
+    "ExportFile",
+    "ExportWanted",
+    "Exports",
     "Imported",
     "Importer",
     "Instrument",

@@ -21,6 +21,7 @@ from scidaq.query import Grid, Place, Reader, StreamSummary, decimated
 
 if TYPE_CHECKING:
     from scidaq.instruments import Supervisor
+    from scidaq.station.exporting import Exports
     from scidaq.station.station import Station, StationStats
 
 AUDIT = register_kind("audit", "Somebody changed something over the network or the control socket: who, what, result.")
@@ -293,6 +294,13 @@ class Serving:
     def book(self) -> RunBook:
         """The runs, holds and notes that there are."""
         return self._station.runs.book
+
+    # ---- exports ----
+
+    @property
+    def exports(self) -> Exports:
+        """The exports that are made beside the recording."""
+        return self._station.exports
 
     # ---- audit ----
 

@@ -35,6 +35,7 @@ from scidaq.observe import Health, Metrics
 from scidaq.pipeline import Door, Hold, Intake, IntakeStats, Ring, RingStats
 from scidaq.query import Reader, snapshot_at
 from scidaq.station import watching
+from scidaq.station.exporting import Exports
 from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
 from scidaq.stats import field_of
 from scidaq.store import (
@@ -182,6 +183,7 @@ class Station:
         stack.callback(self._end_runs)  # when the instruments have stopped: what they delivered last belongs to them
         self._open_instruments(stack)
         stack.callback(self._look_at_instruments)
+        self.exports = stack.enter_context(Exports(data_dir, clock, files, self._no_room))
         self._open_watch(stack)
 
     @property
@@ -595,6 +597,17 @@ class Station:
             return self._files.free_space(self.plan.data_dir)
         except OSError:
             return self._space.stats().free_bytes
+
+    def _no_room(self) -> str:
+        """Why nothing but rows may go to the disk now; empty while it may."""
+        free, least = self._free_bytes(), self._space.stats().low_bytes * 3 // 2
+        if free >= least:
+            return ""
+        return (
+            f"{free >> 20} MiB are free where the data lies, and {least >> 20} MiB have to stay so that rows can be "
+            "recorded (storage.low_space_bytes, and half as much again): make room, or export to elsewhere with "
+            "`scidaq export --out`"
+        )
 
 
 class _ArmedDoor(Door):

@@ -7,13 +7,14 @@ Nothing here knows files or hardware. `scidaq.station.Serving` is the one implem
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from scidaq.block import Block
 from scidaq.catalog import Fact, RunActs, RunBook, Setting, Snapshot
 from scidaq.instruments import Failure, Level, Parameter, Value
 from scidaq.query import Grid
-from scidaq.station import Audited, Instrument, Page, StationStats, Stream, Wanted
+from scidaq.station import Audited, Export, ExportFile, ExportWanted, Instrument, Page, StationStats, Stream, Wanted
 
 
 class StationDoor(Protocol):
@@ -90,11 +91,34 @@ class StationDoor(Protocol):
     def book(self) -> RunBook:
         """The runs, holds and notes that there are."""
 
+    @property
+    def exports(self) -> ExportActs:
+        """The exports that are made beside the recording."""
+
     def audit(self, entry: Audited) -> None:
         """Note who did what. Durable on return."""
 
     def audited(self, before: int | None, limit: int) -> list[Fact]:
         """The newest entries, newest first; with `before`, those older than the fact of this number."""
+
+
+class ExportActs(Protocol):
+    """Exports, each made when its turn comes."""
+
+    def begin(self, wanted: ExportWanted, by: str) -> Export:
+        """Ask for one. Raises `RequestError` for what cannot be, `TooMany`, and `WriteFailed` without room for it."""
+
+    def all(self) -> list[Export]:
+        """Those that there are, oldest first."""
+
+    def get(self, export: str) -> Export:
+        """One of them. Raises `Unknown`, as do all that name one."""
+
+    def remove(self, export: str) -> Export:
+        """Remove one and its files; one that is under way is ended."""
+
+    def file(self, export: str, name: str) -> tuple[Path, ExportFile]:
+        """One file of an export that is done: where it is, and what it is."""
 
 
 class ConfigDoor(Protocol):
@@ -117,4 +141,16 @@ class Told(Protocol):
         """For programs."""
 
 
-__all__ = ["Audited", "ConfigDoor", "Instrument", "Page", "StationDoor", "Stream", "Wanted"]
+__all__ = [
+    "Audited",
+    "ConfigDoor",
+    "Export",
+    "ExportActs",
+    "ExportFile",
+    "ExportWanted",
+    "Instrument",
+    "Page",
+    "StationDoor",
+    "Stream",
+    "Wanted",
+]

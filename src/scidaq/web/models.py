@@ -16,6 +16,9 @@ Line = Annotated[str, Field(max_length=200)]
 Text = Annotated[str, Field(max_length=20_000)]
 StreamId = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}/([a-z0-9_-]{1,64}|\*)$", examples=["dmm/readings"])]
 
+OneStreamId = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}/[a-z0-9_-]{1,64}$", examples=["dmm/readings"])]
+ChannelName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.:-]{0,63}$", examples=["voltage"])]
+
 
 class _Out(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -368,6 +371,80 @@ class NoteEdit(_In):
 
 
 # ---- administration -------------------------------------------------------------------------------------------------
+
+
+class ExportOptions(_In):
+    """As what rows are exported."""
+
+    format: Literal["csv", "parquet", "arrow", "hdf5", "zarr", "tdms", "mat"] = Field(examples=["parquet"])
+    start: Annotated[str, Field(max_length=64)] | None = None
+    """From this time on: ISO 8601, nanoseconds, or a length before now such as `-10s`."""
+    stop: Annotated[str, Field(max_length=64)] | None = None
+    """Before this time."""
+    channels: Annotated[list[ChannelName], Field(min_length=1, max_length=1000)] | None = None
+    """Only these."""
+    raw: bool = False
+    """Values as they were stored, without calibration."""
+    compression: Literal["none", "gzip", "zstd", "snappy", "lz4"] | None = None
+    """As far as the format has it; by default its usual one."""
+
+
+class ExportRequest(ExportOptions):
+    """Which rows of a stream are exported, and as what."""
+
+    stream: OneStreamId
+    run: Name | None = None
+    """Name or id of a run, whose window is not left."""
+    last: Annotated[StrictInt, Field(ge=1, le=10**15)] | None = None
+    """Instead of start, stop and run: the newest rows."""
+
+
+class ExportWantedView(_Out):
+    """What an export is of."""
+
+    format: str
+    stream: str
+    """Id of a stream; empty for all streams of the run."""
+    run: str
+    """Id of a run; empty for none."""
+    start_ns: int | None
+    stop_ns: int | None
+    last: int | None
+    channels: list[str] | None
+    raw: bool
+    compression: str | None
+
+
+class ExportFileView(_Out):
+    """A file of an export."""
+
+    name: str
+    """To be asked for below the export."""
+    bytes: int
+    sha256: str
+
+
+class ExportView(_Out):
+    """An export as it is."""
+
+    id: str
+    state: Literal["queued", "running", "done", "failed"]
+    wanted: ExportWantedView
+    by: str
+    """Who asked for it."""
+    created_ns: int
+    ended_ns: int | None
+    expires_ns: int | None
+    """When it is removed; null before it has ended."""
+    rows: int
+    """Written so far."""
+    of_rows: int | None
+    """About how many there are; null when nobody knows."""
+    error: str
+    """Why it failed; empty unless it has."""
+    notes: list[str]
+    """What the format could not carry as it is."""
+    files: list[ExportFileView]
 
 
 class ConfigView(_Out):

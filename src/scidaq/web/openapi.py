@@ -32,6 +32,7 @@ _WORDS = {
     409: "It cannot be done as things are now.",
     413: "The body is too long.",
     415: "The body is not JSON.",
+    416: "The file has no such part.",
     421: "The request is for another server.",
     422: "What was asked cannot be; the detail says what would be.",
     423: "Somebody else has the instrument leased.",

@@ -19,6 +19,7 @@ STATUSES: tuple[tuple[type[BaseException], int, str], ...] = (
     (errors.UnknownInstrument, 404, "unknown-instrument"),
     (errors.UnknownParameter, 404, "unknown-parameter"),
     (errors.Unknown, 404, "unknown"),
+    (errors.TooMany, 429, "too-many"),
     (errors.ParameterError, 422, "parameter-refused"),
     (errors.WrongIdentity, 409, "wrong-identity"),
     (errors.InstrumentTimeout, 504, "instrument-timeout"),
@@ -51,7 +52,7 @@ def of(error: BaseException) -> Problem | None:
         return error
     for kind, status, name in STATUSES:
         if isinstance(error, kind):
-            headers = {"Retry-After": "1"} if status == 503 else None
+            headers = {"Retry-After": "1"} if status in (429, 503) else None
             more = {"problems": list(error.problems)} if isinstance(error, errors.ConfigError) else {}
             return Problem(status, name, str(error), headers, **more)
     return None

@@ -59,6 +59,8 @@ class Exported:
     """Of all files, checksums and descriptions included."""
     notes: tuple[str, ...]
     """What the format could not carry as it is, and what was left out: a sentence each."""
+    files: tuple[Path, ...] = ()
+    """All of them: the target's own, then those beside it."""
 
 
 def export(
@@ -83,7 +85,9 @@ def export(
             for source in sources:
                 act.stream(source)
             payload, beside = act.end()
-            written = sum(p.stat().st_size for p in (*beside, payload, *payload.rglob("*")) if p.is_file())
+            made = [p for p in (payload, *sorted(payload.rglob("*")), *beside) if p.is_file()]
+            written = sum(p.stat().st_size for p in made)
+            files = tuple(request.target.parent / p.relative_to(place.path) for p in made)
             place.publish(payload, beside)
         except OSError as error:
             if isinstance(error, StoreError):
@@ -93,7 +97,7 @@ def export(
             raise refused(request.target, OSError(errno.EIO, str(error))) from error
         finally:
             act.abandon()
-    return Exported(request.target, act.tables, act.rows, written, tuple(act.notes))
+    return Exported(request.target, act.tables, act.rows, written, tuple(act.notes), files)
 
 
 def _chosen(request: Request) -> tuple[Format, str | None]:
