@@ -97,7 +97,7 @@ def test_stop_start_connect_disconnect_safe(live: Live) -> None:
 
 
 def gaps(live: Live) -> list[tuple[str, str]]:
-    items = live.ask("streams/fake/fake/data").json["items"]
+    items = live.ask("streams/fake/fake/data?last=1000").json["items"]
     return [(i["reason"], i["detail"]) for i in items if i["kind"] == "gap"]
 
 
