@@ -159,3 +159,18 @@ def test_whatever_fails_the_station_goes_on(loaded: Load) -> None:
         assert it.try_reload() is None
     assert "oops" in said[0]["error"]
     assert replace(it.config) == loaded("")
+
+
+def test_secrets_are_hidden_before_anything_is_done_that_knows_them(loaded: Load) -> None:
+    order: list[Any] = []
+
+    class Says(FakeStation):
+        def apply(self, changes: Any) -> Mapping[str, str]:
+            order.append("applied")
+            return {}
+
+    texts = [CLOUD + f"token = '{CANARY}{n}'" for n in range(2)]
+    first, second = (loaded(text, drivers=DRIVERS) for text in texts)
+    it = Reloader(first, lambda: second, Says(), SystemClock(), hide=order.append)
+    assert it.reload().changed == ("c",)
+    assert order == [[f"{CANARY}1"], "applied"]

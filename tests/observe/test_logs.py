@@ -20,6 +20,7 @@ import structlog
 
 from scidaq.clock import Clock, SystemClock
 from scidaq.observe import LoggingOptions, Logs, data_events, instrument_events, logfile, logs
+from scidaq.options import HIDDEN
 from scidaq.stats import Status
 from scidaq.testing.clock import FakeClock
 
@@ -293,6 +294,17 @@ def test_before_the_station_is_there_nothing_is_made(tmp_path):
     with Logs(LoggingOptions(console="never"), tmp_path / "e" / "logs", SystemClock()):
         structlog.get_logger("scidaq.x").error("there was no station")
     assert not (tmp_path / "e").exists()
+
+
+def test_what_becomes_a_secret_later_is_hidden_from_then_on_and_what_was_one_stays_hidden(tmp_path):
+    with Logs(LoggingOptions(console="never"), tmp_path, SystemClock(), ["canary-first"]) as one:
+        one.begin_file()
+        one.hide(["canary-second"])
+        structlog.get_logger("scidaq.x").info("said", text="canary-first and canary-second")
+        one.flush()
+    written = (tmp_path / logfile.NAME).read_text()
+    assert "canary" not in written
+    assert written.count(HIDDEN) == 2
 
 
 @pytest.mark.parametrize("key", ["password", "api_key", "token", "smtp_password", "secret", "Authorization"])

@@ -154,6 +154,7 @@ def test_every_answer_carries_the_headers_that_browsers_heed(doors: OpenDoors) -
         headers = ask(web.address, path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
+        assert headers["cache-control"] == "no-store"
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe-inline" not in headers["content-security-policy"]
         assert len(headers["x-request-id"]) == 16
@@ -245,7 +246,7 @@ def test_a_session_ends_with_its_time_and_with_its_key() -> None:
     sessions = Sessions(hours=1)
     valid = {"k"}
     token = sessions.begin("one", spread(["read"]), "k", 0.0)
-    assert sessions.find(token, 3599, valid.__contains__) == ("one", spread(["read"]))
+    assert sessions.find(token, 3599, valid.__contains__) == ("one", spread(["read"]), "k")
     assert sessions.find(token, 3600, valid.__contains__) is None
     token = sessions.begin("one", spread(["read"]), "k", 0.0)
     valid.clear()

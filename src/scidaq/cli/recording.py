@@ -8,7 +8,7 @@ import shlex
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -105,12 +105,18 @@ def record(
             station.metrics.add(notifier.samples)
             service.ready(station.stands_still, partial(_status, station))
             _say(greeting + _run_words(station))
+
+            def hide(secrets: Sequence[str]) -> None:
+                logs.hide(secrets)
+                station.health.hide(secrets)
+
             reloader = Reloader(
                 config,
                 again or (lambda: config),
                 station,
                 clock,
                 [lambda new: logs.set_levels(new.logging.level, new.logging.levels)],
+                hide,
             )
             ticks = _ticks(clock, asked, every_s, seconds)
             open_doors = doors(station, reloader, clock, any_port=demo)

@@ -80,9 +80,14 @@ class Reloader:
         station: Running,
         clock: Clock,
         tell: Sequence[Callable[[Config], None]] = (),
+        hide: Callable[[Sequence[str]], None] = lambda secrets: None,
     ) -> None:
-        """`again` loads the configuration from where it came from; `tell` hears of options that change at once."""
+        """`again` loads the configuration from where it came from; `tell` hears of options that change at once.
+
+        `hide` hears of all secrets before anything is done that knows them.
+        """
         self._config, self._again, self._station, self._clock, self._tell = config, again, station, clock, tell
+        self._hide = hide
         self._lock = threading.Lock()
 
     @property
@@ -110,6 +115,7 @@ class Reloader:
         """
         with self._lock:
             new = self._again()
+            self._hide([secret.reveal() for secret in new.secrets])
             old, changes = self._config, compare(self._config, new)
             running = _live_parts(old, new)
             leaving = (*changes.removed, *changes.changed)

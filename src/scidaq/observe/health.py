@@ -117,8 +117,8 @@ class Health:
         self._checks = (*self._checks, check)
 
     def hide(self, secrets: Iterable[str]) -> None:
-        """What must never be in an answer, whatever a check says."""
-        self._redactor = Redactor(secrets)
+        """What else must never be in an answer, whatever a check says."""
+        self._redactor.hide(secrets)
 
     def report(self) -> dict[str, Any]:
         """The answer to `/health`: `status`, `time` and `components`, to be sent as JSON."""

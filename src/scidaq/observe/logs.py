@@ -138,6 +138,10 @@ class Logs:
         """Wait until what has been logged is written; False when that takes longer."""
         return all(sink.flush(timeout_s) for sink in self._sinks)
 
+    def hide(self, secrets: Iterable[str]) -> None:
+        """What else must never be in a log, from now on, beside what must not already."""
+        self._redactor.hide(secrets)
+
     def set_levels(self, level: str, levels: Mapping[str, str]) -> None:
         """Other levels from now on, for all and for single loggers."""
         self._levels = _Levels(level, levels)

@@ -31,10 +31,17 @@ class Redactor:
     """Takes secrets out of texts. `secrets` are values that must never appear, in whatever form."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms = {
+        self._forms: frozenset[str] = frozenset()
+        self._secrets: re.Pattern[str] | None = None
+        self.hide(secrets)
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Take these out too, from now on. Those of before stay secret: they may turn up late."""
+        self._forms |= {
             form for s in secrets if len(s) >= SHORTEST for form in (s, json.dumps(s)[1:-1], _escaped(s), repr(s)[1:-1])
         }
-        self._secrets = re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True)))) if forms else None
+        if self._forms:
+            self._secrets = re.compile("|".join(map(re.escape, sorted(self._forms, key=len, reverse=True))))
 
     def text(self, text: str) -> str:
         """The text without secrets and without credentials in addresses."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import orjson
+import structlog
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
@@ -20,6 +21,8 @@ from scidaq.errors import RequestError
 from scidaq.web.door import StationDoor
 from scidaq.web.front import CSRF_SAFE, Actor
 from scidaq.web.problem import Problem
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -41,6 +44,8 @@ def needs(scope: str) -> Any:
     async def check(request: Request) -> Actor:  # not in a thread, of which a change of threads is most of the price
         actor: Actor = request.state.actor
         if not actor.may(scope):
+            act = f"{request.method} {request.scope['path'][:300]}"
+            log.warning("a key without the scope was refused", who=actor.name, scope=scope, act=act, peer=actor.peer)
             raise Problem(403, "scope-missing", f"the key {actor.name!r} has not the scope {scope!r} that this needs")
         if request.method not in CSRF_SAFE:
             request.state.audited = True

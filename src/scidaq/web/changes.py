@@ -88,7 +88,8 @@ class Changes:
             return
         if not 0 < len(key) <= KEY_CHARACTERS or not key.isascii() or not key.isprintable():
             raise Problem(400, "idempotency-key", f"Idempotency-Key has 1 to {KEY_CHARACTERS} visible characters")
-        name = (scope["state"]["actor"].name, key)
+        actor: Actor = scope["state"]["actor"]
+        name = (actor.identity or f"{actor.via} {actor.name}", key)
         fingerprint = _fingerprint(scope, body)
         self._forget()
         if (kept := self._kept.get(name)) is not None:

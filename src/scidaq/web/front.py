@@ -7,8 +7,10 @@ request's content but its method, path and origin reaches the log.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import secrets
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -23,6 +25,7 @@ from scidaq.web import problem
 from scidaq.web.keys import KeyStore, spread
 from scidaq.web.options import SecurityOptions, ServerOptions
 from scidaq.web.problem import Problem
+from scidaq.web.protocol import neighbourhood
 
 log = structlog.get_logger(__name__)
 
@@ -33,9 +36,13 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SESSION_COOKIE = "scidaq_session"
+HOST_COOKIE = f"__Host-{SESSION_COOKIE}"
+"""Its name over HTTPS: browsers take that from this host only, and send it over HTTPS only."""
 CSRF_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 WITHOUT_KEY = frozenset({"/health/live", "/health/ready", "/api/v1/session", "/", "/login", "/login.js", "/style.css"})
 """What answers whoever asks: that the process works, that it takes data, and the way to log in."""
+_ALIVE = frozenset({"/health/live", "/health/ready"})
+"""What answers also those whose address has to wait: who restarts a station must not be misled by others' mistakes."""
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -45,8 +52,9 @@ _HEADERS = (
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
 )
 _CSP = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
-    b"connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; manifest-src 'self'"
+    b"default-src 'none'; object-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    b"font-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; "
+    b"manifest-src 'self'"
 )
 _BURST_S = 5.0
 _PEERS = 4096
@@ -68,6 +76,8 @@ class Actor:
     """`key`, `session`, `control` or `open`."""
     peer: str
     """Address it comes from; empty on the control socket."""
+    identity: str = ""
+    """What tells it from others of the same name: the key's id, or the session's where a link opened it."""
 
     def may(self, scope: str) -> bool:
         """Whether it has a scope."""
@@ -139,41 +149,47 @@ class Sessions:
 
     def __init__(self, hours: float) -> None:
         self._length_s = hours * 3600
+        self._lock = threading.Lock()
         self._open: OrderedDict[str, tuple[str, frozenset[str], str, float]] = OrderedDict()
         self._links: dict[str, float] = {}
 
     def link(self, now_s: float) -> str:
         """A token that opens one session with everything allowed, within a quarter of an hour."""
         token = secrets.token_urlsafe(32)
-        self._links = {t: until for t, until in self._links.items() if until > now_s} | {token: now_s + self.LINK_S}
+        with self._lock:  # else one that is used meanwhile would be in the new table again
+            valid = {t: until for t, until in self._links.items() if until > now_s}
+            self._links = valid | {token: now_s + self.LINK_S}
         return token
 
     def use_link(self, token: str, now_s: float) -> bool:
         """Whether it was a link's, which it is no more."""
-        return self._links.pop(token, 0.0) > now_s
+        with self._lock:
+            return self._links.pop(token, 0.0) > now_s
 
     def begin(self, name: str, scopes: frozenset[str], key_id: str, now_s: float) -> str:
         """Log in; the value of the cookie. `key_id` is the key that it stands for, empty for a link."""
         token = secrets.token_urlsafe(32)
-        self._open[token] = (name, scopes, key_id, now_s + self._length_s)
-        if len(self._open) > self.MOST:
-            self._open.popitem(last=False)
+        with self._lock:
+            self._open[token] = (name, scopes, key_id, now_s + self._length_s)
+            if len(self._open) > self.MOST:
+                self._open.popitem(last=False)
         return token
 
-    def find(self, token: str, now_s: float, valid: Callable[[str], bool]) -> tuple[str, frozenset[str]] | None:
-        """Who is logged in with it; not longer than the key that it stands for is `valid`."""
+    def find(self, token: str, now_s: float, valid: Callable[[str], bool]) -> tuple[str, frozenset[str], str] | None:
+        """Who is logged in with it, with which scopes, as which key; not longer than that key is `valid`."""
         found = self._open.get(token)
         if found is None:
             return None
         name, scopes, key_id, until_s = found
         if until_s <= now_s or (key_id and not valid(key_id)):
-            del self._open[token]
+            self.end(token)
             return None
-        return name, scopes
+        return name, scopes, key_id
 
     def end(self, token: str) -> None:
         """Log out."""
-        self._open.pop(token, None)
+        with self._lock:
+            self._open.pop(token, None)
 
 
 class Front:
@@ -216,7 +232,10 @@ class Front:
             nonlocal status, answered
             if message["type"] == "http.response.start":
                 status, answered = message["status"], True
-                message["headers"] = [*message.get("headers", ()), *self._headers(scope, request_id)]
+                given = list(message.get("headers", ()))
+                if not any(name.lower() == b"cache-control" for name, _ in given):
+                    given.append((b"cache-control", b"no-store"))
+                message["headers"] = [*given, *self._headers(scope, request_id)]
             await send(message)
 
         try:
@@ -258,8 +277,8 @@ class Front:
         out.append((b"content-security-policy", _CSP))
         if scope["scheme"] in ("https", "wss"):
             out.append((b"strict-transport-security", b"max-age=31536000"))
-        origin = _header(scope, b"origin")
-        if origin and origin in self._security.cors_origins:
+        origins = [value.decode("latin-1") for name, value in _pairs(scope) if name == b"origin"]
+        if len(origins) == 1 and (origin := origins[0].strip()) in self._security.cors_origins:
             out += [
                 (b"access-control-allow-origin", origin.encode()),
                 (b"access-control-expose-headers", b"ETag, Link, Retry-After, X-Request-Id"),
@@ -296,7 +315,8 @@ class Front:
             return False
         strange = bool(origin) or _header(scope, b"sec-fetch-site") in ("cross-site", "same-site")
         unsafe = scope["type"] == "websocket" or scope["method"] not in CSRF_SAFE
-        if strange and (unsafe or origin):
+        followed = _header(scope, b"sec-fetch-mode") == "navigate" and _header(scope, b"sec-fetch-dest") == "document"
+        if strange and (unsafe or origin or not followed):  # a link may be followed; nothing of it may be a part
             self._forbidden += 1
             raise Problem(
                 403,
@@ -312,8 +332,11 @@ class Front:
         if _control(scope):
             return Actor("console", spread(("admin",)), "control", "")
         peer = (scope.get("client") or ("",))[0]
-        now_s = time.monotonic()
-        if (wait_s := self.bans.wait_s(peer, now_s)) > 0:
+        near, now_s = neighbourhood(peer), time.monotonic()
+        if scope["path"] in _ALIVE:
+            self._limit(f"alive@{near}", now_s)
+            return Actor("nobody", frozenset(), "none", peer)
+        if (wait_s := self.bans.wait_s(near, now_s)) > 0:
             self._limited += 1
             raise Problem(429, "too-many-failures", "too many wrong keys came from this address", _after(wait_s))
         if any(part.partition("=")[0].lower() in _SECRETS_IN_URL for part in _query(scope).split("&")):
@@ -323,7 +346,7 @@ class Front:
         actor = self._by_key(scope, peer, now_s) or self._by_session(scope, peer, now_s)
         if actor is None and not self._security.keys:
             actor = Actor("anybody", spread(("admin",)), "open", peer)
-        self._limit(actor.name if actor else f"@{peer}", now_s)
+        self._limit(actor.identity if actor and actor.identity else f"@{near}", now_s)
         if actor is None:
             if scope["path"] in WITHOUT_KEY:
                 return Actor("nobody", frozenset(), "none", peer)
@@ -346,23 +369,30 @@ class Front:
             return None
         key = self._keys.find(given.strip())
         if key is None:
-            self.bans.failed(peer, now_s)
-            self._unauthorized += 1
+            self.refused(peer, now_s)
             raise Problem(
                 401,
                 "wrong-key",
                 "this is no valid API key: it may have expired or been revoked",
                 {"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
-        self.bans.succeeded(peer)
-        return Actor(key.name, spread(key.scopes), "key", peer)
+        self.bans.succeeded(neighbourhood(peer))
+        return Actor(key.name, spread(key.scopes), "key", peer, f"key {key.id}")
+
+    def refused(self, peer: str, now_s: float) -> None:
+        """An address came with what is no key, or no link: it counts, and is told. Pauses keep the log short."""
+        self.bans.failed(neighbourhood(peer), now_s)
+        self._unauthorized += 1
+        log.warning("a wrong key was refused", peer=peer)
 
     def _by_session(self, scope: Scope, peer: str, now_s: float) -> Actor | None:
-        token = cookie(scope, SESSION_COOKIE)
-        if not token:
+        token = cookie(scope, session_cookie(scope))
+        found = self.sessions.find(token, now_s, self._is_valid) if token else None
+        if found is None:
             return None
-        found = self.sessions.find(token, now_s, self._is_valid)
-        return None if found is None else Actor(found[0], found[1], "session", peer)
+        name, scopes, key_id = found
+        whose = f"key {key_id}" if key_id else f"link {hashlib.sha256(token.encode()).hexdigest()[:16]}"
+        return Actor(name, scopes, "session", peer, whose)
 
     def _is_valid(self, key_id: str) -> bool:
         return any(k.id == key_id and k.state(self._keys.now_ns) == "valid" for k in self._keys.all())
@@ -445,6 +475,11 @@ def _header(scope: Scope, name: bytes) -> str:
 def _pairs(scope: Scope) -> Iterable[tuple[bytes, bytes]]:
     pairs: Iterable[tuple[bytes, bytes]] = scope["headers"]
     return pairs
+
+
+def session_cookie(scope: Scope) -> str:
+    """The name of the cookie of a session, by how the browser came."""
+    return HOST_COOKIE if scope["scheme"] in ("https", "wss") else SESSION_COOKIE
 
 
 def cookie(scope: Scope, name: str) -> str:

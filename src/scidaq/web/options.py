@@ -81,6 +81,8 @@ class SecurityOptions:
     """Origins of other web pages that may use the interface, as browsers send them: `https://lab.example.org`."""
     allowed_hosts: tuple[str, ...] = ()
     """Names of the server, beside its own address and `localhost`: requests for others are refused."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of reverse proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
     session_hours: Annotated[float, Gt(0), Le(720)] = 12.0
     """How long a browser stays logged in."""
     bootstrap_key_file: Path | None = None
@@ -102,6 +104,14 @@ class SecurityOptions:
                 raise ValueError(
                     f"cors_origins: {origin!r} is no origin: scheme, host and port only, as https://lab.example.org"
                 )
+
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                raise ValueError(
+                    f"trusted_proxies: {proxy!r} is neither an address nor a network, as 10.0.0.5 or 10.0.0.0/24"
+                ) from None
 
         if self.instrument_addresses:
             from scidaq.instruments import address_rule

@@ -10,6 +10,8 @@ Source: RFC 9112; `uvicorn.protocols.http.httptools_impl`, whose callbacks of th
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import logging
 import socket
 import ssl
 from asyncio.events import TimerHandle
@@ -26,6 +28,9 @@ from scidaq.web import problem
 from scidaq.web.options import ServerOptions
 
 log = structlog.get_logger(__name__)
+_FAULTS = logging.getLogger("uvicorn.error.protocol")
+"""Only faults: what strangers send that is no HTTP, or asks for another protocol, is counted and fills no log."""
+_FAULTS.setLevel(logging.ERROR)
 
 RESERVE = 8
 """Connections beyond the limit for those who ask for `RESERVED` when all others are at work."""
@@ -45,6 +50,19 @@ class DoorStats:
     refused: int = field_of("1", "Connections that were closed at once because there was no room.")
     late: int = field_of("1", "Connections that were closed because a header or the taking of an answer took too long.")
     malformed: int = field_of("1", "Requests that were no HTTP, or too long.")
+
+
+def neighbourhood(peer: str) -> str:
+    """What counts as one address: an IPv6 network of 64 bits, of which anybody who has one has all addresses."""
+    try:
+        found = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return peer
+    if found.version == 4:
+        return peer
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, 64), strict=False))
 
 
 class Gate:
@@ -129,11 +147,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.logger = _FAULTS
         self.peer = ""
         self.is_control = self.in_reserve = False
         self._deadline: TimerHandle | None = None
         self._stalled: TimerHandle | None = None
         self._header_bytes = 0
+        self._header_whole = False
         self._rejected = False
 
     @classmethod
@@ -147,7 +167,7 @@ class GuardedProtocol(HttpToolsProtocol):
         sock = transport.get_extra_info("socket")
         self.is_control = sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
         super().connection_made(transport)
-        self.peer = self.client[0] if self.client else ""
+        self.peer = neighbourhood(self.client[0]) if self.client else ""
         if self.is_control:
             self.app_state = {**self.app_state, "control": True}
         if not self.gate.admit(self):
@@ -189,13 +209,15 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._header_bytes = 0
+        self._header_whole = False
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        if not self._header_whole:  # what comes behind the body has passed no check, and is not read
+            super().on_header(name, value)
         self._count(len(name) + len(value) + 4)
 
     def _count(self, size: int) -> None:
@@ -207,6 +229,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._deadline = _cancel(self._deadline)
+        self._header_whole = True
         if self._rejected:
             return
         path = self.url.partition(b"?")[0]

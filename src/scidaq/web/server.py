@@ -284,14 +284,16 @@ class WebServer:
         config = uvicorn.Config(
             app,
             http=GuardedProtocol.of(self.gate),
+            ws="none",  # a connection that became another protocol's would be lost to the gate
             loop="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=bool(self.security.trusted_proxies),
+            forwarded_allow_ips=list(self.security.trusted_proxies),
             timeout_keep_alive=max(1, round(self.options.idle_timeout_seconds)),
             timeout_graceful_shutdown=round(STOP_S) - 2,
-            ws_per_message_deflate=False,
         )
         config.load()
         server = self._server = OpenServer(config)

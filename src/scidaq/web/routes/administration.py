@@ -109,7 +109,7 @@ def _secret(content: dict[str, Any]) -> Response:
 def list_audit(request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, cursor: Cursor = None) -> Response:
     """Who changed what, from where, with what result, newest first."""
     before = None if cursor is None else cursor_value(cursor)
-    if before is not None and (not isinstance(before, int) or not 0 <= before < 1 << 63):
+    if before is not None and (type(before) is not int or not 0 <= before < 1 << 63):
         raise RequestError("cursor: take it from the answer before, as it is")
     found = door(request).audited(before, limit + 1)
     items = [

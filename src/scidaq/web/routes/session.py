@@ -8,10 +8,11 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from scidaq.web.answers import Json, Routes
-from scidaq.web.front import SESSION_COOKIE, Actor, Front, cookie
+from scidaq.web.front import Actor, Front, cookie, session_cookie
 from scidaq.web.keys import SCOPES, KeyStore, spread
 from scidaq.web.models import LinkView, LoginRequest, SessionView
 from scidaq.web.problem import Problem
+from scidaq.web.protocol import neighbourhood
 
 routes = Routes("/api/v1/session", "session")
 ROUTES = (routes,)
@@ -45,21 +46,22 @@ def log_in(request: Request, given: LoginRequest) -> Response:
     else:
         who = ("link", spread(("admin",)), "") if front.sessions.use_link(given.link or "", now_s) else None
     if who is None:
-        front.bans.failed(peer, now_s)
+        front.refused(peer, now_s)
         raise Problem(
             401,
             "wrong-key",
             "this is no valid key or link: it may have expired, or been used",
             {"WWW-Authenticate": "Bearer"},
         )
-    front.bans.succeeded(peer)
+    front.bans.succeeded(neighbourhood(peer))
     name, scopes, key_id = who
     actor = Actor(name, scopes, "session", peer)
     request.state.audited, request.state.audited_as = True, actor
     answer = Json(_view(actor), 201, {"Cache-Control": "no-store"})
+    front.sessions.end(cookie(request.scope, session_cookie(request.scope)))  # who logs in anew is not two
     token = front.sessions.begin(name, scopes, key_id, now_s)
     answer.set_cookie(
-        SESSION_COOKIE,
+        session_cookie(request.scope),
         token,
         max_age=round(request.app.state.web.security.session_hours * 3600),
         httponly=True,
@@ -84,7 +86,9 @@ def make_link(request: Request) -> Response:
 def log_out(request: Request) -> Response:
     """Log out."""
     front: Front = request.app.state.front
-    front.sessions.end(cookie(request.scope, SESSION_COOKIE))
+    name = session_cookie(request.scope)
+    front.sessions.end(cookie(request.scope, name))
     answer = Response(status_code=204)
-    answer.delete_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="strict")
+    secure = request.url.scheme == "https"
+    answer.delete_cookie(name, path="/", httponly=True, samesite="strict", secure=secure)
     return answer
