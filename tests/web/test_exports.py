@@ -122,6 +122,19 @@ def test_what_cannot_be_is_said_at_once(live: Live, asked: dict[str, Any], statu
     assert live.ask("exports").json["items"] == []
 
 
+def test_too_many_and_too_little_room(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"stream": "wave/wave", "format": "csv"}
+    monkeypatch.setattr("scidaq.station.exporting.WAITING", 0)
+    refused = live.ask("exports", "POST", asked)
+    assert (refused.status, refused.kind, refused.headers["retry-after"]) == (429, "too-many", "1")
+    free = live.station._free_bytes()
+    monkeypatch.setattr(live.station._space, "low_bytes", free)
+    refused = live.ask("exports", "POST", asked)
+    assert (refused.status, refused.kind) == (503, "disk-refused")
+    assert "storage.low_space_bytes" in refused.json["detail"]
+    assert live.ask("exports").json["items"] == []
+
+
 def test_nothing_else_is_reached(live: Live) -> None:
     for path in ("exports/nothing", "exports/..%2f..%2fkeys.json", "exports/x/..%2f..%2fkeys.json"):
         assert live.ask(path).status == 404
