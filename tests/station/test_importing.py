@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -97,6 +98,18 @@ def test_done_again_it_changes_nothing(tmp_path):
     assert (again.rows, again.new_rows) == (100, 0)
     assert content(tmp_path / "d") == before
     fine(tmp_path / "d")
+
+
+def test_a_file_that_its_checksum_does_not_know_is_refused(tmp_path):
+    path = csv(tmp_path / "a.csv", 100)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for sums in (tmp_path / "a.csv.sha256", tmp_path / "SHA256SUMS"):
+        sums.write_text(f"{'0' * 64}  b.csv\n{digest}  a.csv\n", encoding="utf-8")
+        imported(tmp_path / f"data-{sums.stem}", path)
+        sums.write_text(f"{'0' * 64} *a.csv\n", encoding="utf-8")
+        with pytest.raises(UnreadableFile, match=f"a.csv: it has been changed .* {sums.name} says otherwise"):
+            imported(tmp_path / "e", path)
+        sums.unlink()
 
 
 def test_a_fact_says_what_was_taken(tmp_path):

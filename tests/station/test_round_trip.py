@@ -147,3 +147,13 @@ def test_many_rows_at_an_odd_rate_keep_their_nanoseconds(form: str, tmp_path: Pa
     with Importer(tmp_path / "d") as importer:
         importer.take(File.of(path, Reading()), STREAM, tables(path, Reading()))
     assert told(Reader(tmp_path / "d").blocks(STREAM)) == told(items)
+
+
+def test_a_csv_file_may_be_renamed_with_what_lies_beside_it(tmp_path: Path) -> None:
+    schema = Schema((Channel("v", "int32", "mV"),), Fraction(10))
+    items: list[Block | Gap] = [Block(STREAM, 0, 0, schema, (np.arange(5, dtype=np.int32),), 10**18)]
+    old = exported(tmp_path, "csv", items)
+    old.with_name(f"{old.name}-metadata.json").rename(tmp_path / "new.csv-metadata.json")
+    (table,) = tables(old.rename(tmp_path / "new.csv"), Reading())
+    assert table.stream == STREAM
+    assert told(table.read()) == told(items)

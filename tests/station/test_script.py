@@ -132,6 +132,14 @@ def test_what_is_not_given_is_missing_and_no_number(tmp_path: Path) -> None:
     sound(tmp_path)
 
 
+def test_a_row_may_be_missing_as_a_whole(tmp_path: Path) -> None:
+    with quick(tmp_path, {"v": "V"}) as rec:
+        for v in (1.0, None, 3.0, None):
+            rec.add(v=v)
+    assert values_of(tmp_path, "v") == [1.0, None, 3.0, None]
+    sound(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [
@@ -147,8 +155,7 @@ def test_what_is_not_given_is_missing_and_no_number(tmp_path: Path) -> None:
         ({"note": b"x"}, "channel 'note' is text"),
         ({"wave": [1, 2, 3]}, "[3] instead of [2]"),
         ({"wave": [1, 2.5]}, "its dtype is float64"),
-        ({}, "a row has at least one value"),
-        ({"v": None}, "a row has at least one value"),
+        ({}, "a row names at least one channel"),
     ],
 )
 def test_a_row_that_is_none_is_refused_and_leaves_nothing(tmp_path: Path, row: dict[str, Any], says: str) -> None:

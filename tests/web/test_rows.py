@@ -199,12 +199,19 @@ def test_the_newest_rows(live: Live) -> None:
         ("limit=1000001", 422, "invalid-request"),
         ("max_points=0", 422, "invalid-request"),
         ("format=xml", 422, "invalid-request"),
+        ("strat=-5s", 400, "unknown-parameter"),
         ("start=-4611686018427387904&stop=4611686018427387904&max_points=5", 422, "request-refused"),
     ],
 )
 def test_questions_that_cannot_be_answered(live: Live, query: str, status: int, kind: str) -> None:
     answer = live.ask(f"{DATA}?{query}")
     assert (answer.status, answer.kind) == (status, kind)
+
+
+def test_a_misspelled_parameter_is_not_ignored(live: Live) -> None:
+    assert "(did you mean 'start'?)" in live.ask(f"{DATA}?strat=-5s").json["detail"]
+    said = live.ask("settings?at=-1h")  # it would be answered with those of now
+    assert (said.status, said.json["detail"]) == (400, "there is no query parameter 'at'; there are none here")
 
 
 def test_streams_that_are_not_there(live: Live) -> None:

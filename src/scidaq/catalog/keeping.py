@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 
+from scidaq.block import shown
 from scidaq.catalog.facts import Fact, FactsLog
 from scidaq.catalog.runs import (
     HOLD_PLACED,
@@ -311,7 +312,7 @@ def _check_range(start_ns: int | None, stop_ns: int | None) -> None:
         if ns is not None:
             _check_time(ns, what)
     if start_ns is not None and stop_ns is not None and stop_ns <= start_ns:
-        raise RequestError(f"the end ({stop_ns}) has to come after the start ({start_ns})")
+        raise RequestError(f"the end ({shown(stop_ns)}) has to come after the start ({shown(start_ns)})")
 
 
 def _shown(value: object) -> str:
@@ -512,7 +513,7 @@ class RunKeeper:
         now_ns = self._clock.now_ns()
         if stop_ns > now_ns:
             raise RequestError(
-                f"the end of a run lies in the past: it is {stop_ns}, {(stop_ns - now_ns) / 1e9:.1f} s ahead"
+                f"the end of a run lies in the past: {shown(stop_ns)} is {(stop_ns - now_ns) / 1e9:.1f} s ahead"
             )
 
     # ---- holds ----

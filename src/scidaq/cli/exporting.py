@@ -15,7 +15,7 @@ import orjson
 
 from scidaq import __version__
 from scidaq.archive import FORMATS, Exported, Origin, Request, Source, export
-from scidaq.block import length_ns, moment_ns
+from scidaq.block import length_ns, moment_ns, shown
 from scidaq.catalog import ARMED, Fact, Run, read_facts, read_run_book
 from scidaq.cli.times import size
 from scidaq.clock import SystemClock
@@ -101,7 +101,7 @@ def _range(wanted: Wanted, run: Run | None, now_ns: int) -> tuple[int | None, in
         if run.stop_ns is not None:
             stop_ns = run.stop_ns if stop_ns is None else min(stop_ns, run.stop_ns)
     if start_ns is not None and stop_ns is not None and stop_ns < start_ns:
-        raise RequestError(f"the range ends ({stop_ns}) before it starts ({start_ns})")
+        raise RequestError(f"the range ends ({shown(stop_ns)}) before it starts ({shown(start_ns)})")
     return start_ns, stop_ns
 
 

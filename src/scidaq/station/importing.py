@@ -9,6 +9,7 @@ again changes nothing.
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -38,6 +39,9 @@ _OTHER = {
 }
 """Reasons that are told when reading and never recorded, and what is recorded for them."""
 
+_SUM = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
+"""A line of what `sha256sum` writes."""
+
 Progress = Callable[[int, int | None], object]
 """Is told how many of how many rows, or bytes, are done; None where nobody knows how many there are."""
 
@@ -56,7 +60,7 @@ class Source:
 
     @classmethod
     def of(cls, path: Path, reading: Reading, progress: Progress | None = None) -> Self:
-        """Reads the whole file. Raises `UnreadableFile`."""
+        """Reads the whole file. Raises `UnreadableFile`, also where a checksum beside it says that it was changed."""
         content, size = hashlib.sha256(), 0
         try:
             paths = sorted(p for p in path.iterdir() if stat.S_ISREG(p.stat().st_mode)) if path.is_dir() else [path]
@@ -72,6 +76,8 @@ class Source:
                             progress(size, total)
         except OSError as error:
             raise UnreadableFile(path, "", f"it cannot be read: {error.strerror or error}") from error
+        if not path.is_dir():
+            _check_sum(path, content.hexdigest())
         said = (reading.rate, reading.start_ns, sorted(reading.units.items()), reading.time_column,
                 sorted(reading.missing), reading.skip_lines)  # fmt: skip
         return cls(path, content.hexdigest(), size, hashlib.sha256(repr(said).encode()).hexdigest()[:8])
@@ -80,6 +86,22 @@ class Source:
     def counter(self) -> str:
         """What the counters of its epochs begin with."""
         return f"import-{self.sha256}-{self.key}-"
+
+
+def _check_sum(path: Path, sha256: str) -> None:
+    """That the checksum that lies beside a file, as an export leaves it, is its own."""
+    for sums in (path.with_name(f"{path.name}.sha256"), path.with_name("SHA256SUMS")):
+        try:
+            lines = sums.read_text("utf-8", "replace").splitlines() if sums.is_file() else []
+        except OSError:
+            continue
+        for line in lines:
+            found = _SUM.fullmatch(line)
+            if found and found["name"] == path.name and found["digest"].lower() != sha256:
+                raise UnreadableFile(
+                    path, "", f"it has been changed since its checksum was written: {sums.name} says otherwise; "
+                    "take the original, or move that file away to import it as it is now"
+                )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def _channel(name: str, what: Any) -> Channel:
 def inferred(values: Mapping[str, Any]) -> tuple[Schema, frozenset[str]]:
     """The schema of a first row, and which of its channels are whole numbers only as far as that row tells."""
     if not values:
-        raise RequestError("a row has at least one value")
+        raise RequestError("a row names at least one channel")
     whole = frozenset(n for n, v in values.items() if type(v) is int)
     return Schema(tuple(_like(name, value) for name, value in values.items())), whole
 

@@ -486,8 +486,8 @@ class Recording:
         fractions = {n for n in self._inferred if isinstance(values.get(n), (float, np.floating))}
         schema = promoted(schema, fractions)
         cells = [cell(c, values.get(c.name)) for c in schema.channels]
-        if all(v is MISSING for v in cells):
-            raise RequestError(f"a row has at least one value; the channels are {', '.join(schema.names)}")
+        if not values:
+            raise RequestError(f"a row names at least one channel; there are {', '.join(schema.names)}")
         if fractions:
             self._inferred -= fractions
             self._use(schema)

@@ -9,12 +9,14 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import orjson
 import structlog
 from fastapi import APIRouter, Depends, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.responses import Response
 
 from scidaq.errors import RequestError
@@ -54,6 +56,24 @@ def needs(scope: str) -> Any:
     return Depends(check)
 
 
+def _parameters(dependant: Dependant) -> set[str]:
+    """Of a query, with those of what a route depends on."""
+    return {p.alias for p in dependant.query_params}.union(*map(_parameters, dependant.dependencies))
+
+
+async def known_only(request: Request) -> None:
+    """Lets no query parameter pass that the route has not: ignored, one that is misspelled gives a wrong answer."""
+    if not request.query_params:
+        return
+    known = _parameters(request.scope["route"].dependant)
+    for name in request.query_params:
+        if name not in known:
+            there = f"there are {', '.join(sorted(known))}" if known else "there are none here"
+            near = get_close_matches(name, known, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise Problem(400, "unknown-parameter", f"there is no query parameter {name[:100]!r}{hint}; {there}")
+
+
 class Routes:
     """Routes of one subject: each with its scope, its model, and the statuses of the problems that it answers with."""
 
@@ -84,7 +104,7 @@ class Routes:
                 summary=summary,
                 description=doc,
                 operation_id=getattr(handler, "__name__", ""),
-                dependencies=[needs(scope)] if scope else None,
+                dependencies=[needs(scope), Depends(known_only)] if scope else [Depends(known_only)],
                 openapi_extra={"x-scope": scope or "", "x-problems": list(problems), **more.pop("extra", {})},
                 **more,
             )

@@ -178,7 +178,7 @@ def page(made: Mapping[str, Any]) -> str:
         *(f"<p>{_code(paragraph)}</p>" for paragraph in ABOUT.strip().split("\n\n")),
         '<p>For programs: <a href="/api/v1/openapi.json">openapi.json</a>.</p>',
         "<table><tr><th>scope<th>may</tr>",
-        *(f"<tr><td><code>{name}</code><td>{escape(may)}</tr>" for name, may in SCOPES.items()),
+        *(f"<tr><td><code>{name}</code><td>{_code(may)}</tr>" for name, may in SCOPES.items()),
         "</table>",
     ]
     subject = ""

@@ -110,6 +110,7 @@ def tables(path: Path, reading: Reading) -> list[Table]:
 def _said_by_sidecar(path: Path, sidecar: Path) -> Description | None:
     """The description in what lies beside an exported file; None where that is somebody else's.
 
+    Its `url` is not looked at: it says the old name when both have been renamed.
     Source: Metadata Vocabulary for Tabular Data, W3C Recommendation of 17 December 2015.
     """
     if sidecar.stat().st_size > SIDECAR_BYTES:
@@ -120,7 +121,7 @@ def _said_by_sidecar(path: Path, sidecar: Path) -> Description | None:
         raise UnreadableFile(
             sidecar, "", f"it is no JSON ({error}); move it away to read {path.name} without it"
         ) from None
-    if not isinstance(said, dict) or said.get("url", path.name) != path.name:
+    if not isinstance(said, dict):
         return None
     text = next((v for k, v in said.items() if k.endswith("#description") and isinstance(v, str)), None)
     return None if text is None else description(sidecar, text)
