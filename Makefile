@@ -1,6 +1,6 @@
 # One way in: `make` lists what there is; each target sets up what it needs.
 #
-# Variables: PYTHON (which interpreter), VENV (where it is set up), ARGS (passed on), KILLS (make crash),
+# Variables: PYTHON (which interpreter), VENV (where it is set up), ARGS (passed on), JOBS (make test), KILLS (make crash),
 # N (make powercut), EXAMPLES (make model), MINUTES (make soak), NAMES (make bench); WRITE=1 writes the figures of these
 # into docs/, WRITE=add adds them to those there.
 
@@ -11,6 +11,7 @@ KILLS ?= 25
 N ?= 1000
 MINUTES ?= 1
 EXAMPLES ?= 5000
+JOBS ?= 3
 ARGS ?=
 
 BIN = $(VENV)/bin
@@ -33,8 +34,8 @@ run: $(VENV)/.run $(VENV)/.self ## the demo: simulated instruments, recorded and
 	@"$(BIN)/scidaq" demo $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV)/.self ## all tests (ARGS="-k name")
-	"$(BIN)/python" -m pytest $(ARGS)
+test: $(VENV)/.dev $(VENV)/.self ## all tests, JOBS at a time (ARGS="-k name", JOBS=0 one after the other)
+	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.dev $(VENV)/.self ## format, lint, types, imports, docs: seconds
