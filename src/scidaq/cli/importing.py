@@ -99,7 +99,8 @@ def _channel(channel: Channel) -> str:
     shape = str(list(channel.shape)) if channel.shape else ""
     calibrated = f", {channel.calibration.unit} calibrated" if channel.calibration else ""
     description = f" ({channel.description})" if channel.description else ""
-    return f"{channel.name}: {channel.dtype}{shape} in {channel.unit}{calibrated}{description}"
+    unit = "" if channel.unit == "1" else f" in {channel.unit}"
+    return f"{channel.name}: {channel.dtype}{shape}{unit}{calibrated}{description}"
 
 
 @contextmanager
