@@ -135,6 +135,37 @@ def test_older_rows_are_refused_newer_ones_begin_an_epoch(tmp_path):
     fine(tmp_path / "d")
 
 
+def test_everything_that_is_in_the_way_is_named_before_anything_is_taken(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("a", "b", "c", "d"):
+        csv(run / f"{name}.csv", 10)
+    paths = sorted(run.iterdir())
+    imported(tmp_path / "d", paths[0])
+    imported(tmp_path / "d", csv(tmp_path / "e.csv", 5, T0_S + 50), stream="import/a")
+    for stream in ("import/b", "import/d"):
+        imported(tmp_path / "d", tmp_path / "e.csv", stream=stream)
+    before = content(tmp_path / "d")
+
+    def files(chosen, below=None):
+        return [(Source.of(p, Reading()), streams_of(tables(p, Reading()), below)) for p in chosen]
+
+    with Importer(tmp_path / "d") as importer:
+        with pytest.raises(RequestError) as refused:
+            importer.check(files(paths))
+        importer.check(files([paths[0], paths[2]]))  # taken before, or nothing there
+        importer.check(files(paths, "copy"))
+    said = str(refused.value)
+    assert "b.csv begins 54.000000000 s before the newest row of import/b" in said
+    assert "import/d" in said
+    assert "--stream" in said
+    assert "Nothing was imported" in said
+    assert not {"import/a", "import/c"} & set(said.replace(";", " ").split())
+    assert content(tmp_path / "d") == before
+    done = imported(tmp_path / "d", paths[0], paths[2])
+    assert [one.new_rows for one in done] == [0, 10]
+
+
 def test_several_files_make_one_stream_in_their_order(tmp_path):
     paths = [csv(tmp_path / f"{i}.csv", 10, T0_S + 100 * i) for i in range(3)]
     imported(tmp_path / "d", *paths, stream="lab/v")

@@ -51,9 +51,13 @@ def import_files(
         return
     done: list[Imported] = []
     with Importer(data_dir, station) as importer:
+        files: list[tuple[Source, dict[str, list[Table]]]] = []
         for path, streams in found:
             with _bar(f"reading {path.name}", "bytes") as told:
-                source = Source.of(path, reading, told)
+                files.append((Source.of(path, reading, told), streams))
+        importer.check(files)
+        for source, streams in files:
+            path = source.path
             for name, parts in streams.items():
                 with _bar(f"{path.name} → {name}", "rows") as told:
                     one = importer.take(source, name, parts, told)

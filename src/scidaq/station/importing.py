@@ -39,6 +39,8 @@ _OTHER = {
 }
 """Reasons that are told when reading and never recorded, and what is recorded for them."""
 
+_ANOTHER = "choose another one with --stream"
+
 _SUM = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
 """A line of what `sha256sum` writes."""
 
@@ -251,6 +253,30 @@ class Importer:
         streams = tuple(sorted({one.stream for one in done}))
         self._station.runs.add(NewRun(name, min(begins), max(ends) + 1, streams))
 
+    def check(self, files: Sequence[tuple[Source, Mapping[str, Sequence[Table]]]]) -> None:
+        """Compare all tables with what is recorded, before any is taken. Raises `RequestError`, with each in the way.
+
+        A table that was taken before is not in the way, whatever has come since; nor is one that was interrupted.
+        """
+        behind: list[str] = []
+        for source, streams in files:
+            for stream, parts in streams.items():
+                resume = self._station.stand(stream)
+                newest = resume.last_ns if resume is not None else None
+                if resume is None or newest is None or (resume.epoch.counter or "").startswith(source.counter):
+                    continue
+                if self._station.ended_before(source, stream) is not None:
+                    continue
+                first = _first_ns(parts)
+                if first is not None and first < newest:
+                    behind.append(_behind(source, stream, newest - first))
+        if behind:
+            what = "; ".join(behind)
+            below = any(len(streams) > 1 for _, streams in files)
+            how = "choose others with --stream and an instrument without a slash" if below else _ANOTHER
+            also = ", or import into a directory of its own. Nothing was imported"
+            raise RequestError(f"{what}; rows of a stream come in the order of time: {how}{also}")
+
     def take(self, source: Source, stream: str, tables: Sequence[Table], progress: Progress | None = None) -> Imported:
         """Take some tables of a file into a stream, one behind the other.
 
@@ -272,6 +298,20 @@ class Importer:
         done = feeding.finish()
         self._station.note_end(source, done)
         return done
+
+
+def _first_ns(tables: Sequence[Table]) -> int | None:
+    """Time of the first row; None when there is none."""
+    for table in tables:
+        with closing(_closable(table.read())) as items:
+            for item in items:
+                if isinstance(item, Block):
+                    return item.t0_ns
+    return None
+
+
+def _behind(source: Source, stream: str, by_ns: int) -> str:
+    return f"{source.path.name} begins {by_ns / NS:.9f} s before the newest row of {stream}"
 
 
 def _closable(items: Iterator[Block | Gap]) -> Any:
@@ -392,10 +432,8 @@ class _Feeding:
     def _check_age(self, block: Block) -> None:
         newest, self._newest_ns = self._newest_ns, None
         if newest is not None and block.t0_ns < newest:
-            raise RequestError(
-                f"{self._source.path.name} begins {(newest - block.t0_ns) / NS:.9f} s before the newest row of "
-                f"{self._stream}; rows of a stream come in the order of time: choose another one with --stream"
-            )
+            behind = _behind(self._source, self._stream, newest - block.t0_ns)
+            raise RequestError(f"{behind}; rows of a stream come in the order of time: {_ANOTHER}")
 
     def _gap(self, gap: Gap) -> None:
         """A gap of the file as one of the stream."""
