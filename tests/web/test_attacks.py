@@ -170,7 +170,7 @@ def test_numbers_without_bounds_are_told(live: Live, path: str) -> None:
     numbers = ("9" * 64, "1e300", "nan", "-inf", "9" * 20 + "s", "9223372036854775808", "-9223372036854775808", "٣")
     for number in (*numbers, "0001-01-01T00:00:00Z", "2026-01-01T00:00:00+99:99"):
         for name in ("start", "stop", "limit", "last", "max_points"):
-            assert live.ask(f"{path}{name}={quote(number)}").status in (200, 422), (name, number)
+            assert live.ask(f"{path}{name}={quote(number)}").status in (200, 400, 422), (name, number)
 
 
 BODIES = [

@@ -19,7 +19,7 @@ from scidaq.store import note_control, system_files
 from scidaq.testing import FakeClock
 from scidaq.web import Control, KeyStore, SecurityOptions, ServerOptions, connect_control, open_doors
 from tests.web.conftest import OpenDoors
-from tests.web.talk import ask, connected, place
+from tests.web.talk import ask, connected, place, until_closed
 
 openssl = pytest.mark.requires(
     "openssl",
@@ -202,6 +202,38 @@ def test_tls_of_today_and_a_new_certificate_under_load(doors: OpenDoors, tmp_pat
         one.join()
     assert failed == []
     assert served[0] > 3
+
+
+@openssl
+def test_who_never_shakes_hands_keeps_nobody_out(doors: OpenDoors, tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path / "tls", "one")
+    security = SecurityOptions(keys=False, tls_enabled=True, cert_path=cert, key_path=key)
+    web = doors(security, max_connections=10, max_connections_per_peer=8)
+    knocking = [socket.create_connection(place(web.address), timeout=10) for _ in range(40)]
+    try:
+        assert shake_hands(web.address)[0] == "TLSv1.3"
+        assert len(web.gate.shaking) <= 8
+        assert web.gate.stats().evicted >= 32
+        assert knocking[0].recv(1) == b""
+        began = time.monotonic()
+        web.close()
+        assert time.monotonic() - began < 4
+    except ConnectionResetError:  # which says the same
+        pass
+    finally:
+        for one in knocking:
+            one.close()
+
+
+@openssl
+def test_what_is_no_tls_is_closed(doors: OpenDoors, tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path / "tls", "one")
+    web = doors(SecurityOptions(keys=False, tls_enabled=True, cert_path=cert, key_path=key))
+    with connected(web.address) as one:
+        one.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"HTTP/1.1 200" not in until_closed(one)
+    assert shake_hands(web.address)[0] == "TLSv1.3"
+    assert not web.gate.shaking
 
 
 @openssl

@@ -16,6 +16,7 @@ import socket
 import ssl
 from asyncio.events import TimerHandle
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,6 +33,9 @@ _FAULTS = logging.getLogger("uvicorn.error.protocol")
 """Only faults: what strangers send that is no HTTP, or asks for another protocol, is counted and fills no log."""
 _FAULTS.setLevel(logging.ERROR)
 
+HANDSHAKE_S, SHUTDOWN_S = 10.0, 3.0
+"""How long the beginning and the end of TLS may take."""
+ACCEPT_AGAIN_S = 0.1
 RESERVE = 8
 """Connections beyond the limit for those who ask for `RESERVED` when all others are at work."""
 RESERVED = (b"/health", b"/metrics")
@@ -75,6 +79,8 @@ class Gate:
         """Connections without a request under way, the one that has been so for the longest first."""
         self.busy: set[GuardedProtocol] = set()
         self.control: set[GuardedProtocol] = set()
+        self.shaking: dict[asyncio.Task[None], str] = {}
+        """TLS connections that are not there yet, oldest first, with their addresses."""
         self.peers: Counter[str] = Counter()
         self.accepted = self.evicted = self.refused = self.late = self.malformed = 0
 
@@ -111,6 +117,22 @@ class Gate:
         self.waiting[one] = None
         self.peers[one.peer] += 1
         return True
+
+    def begin_handshake(self, one: asyncio.Task[None], peer: str) -> None:
+        """A connection is to speak TLS; where too many are about to, the oldest of them goes."""
+        near = [other for other, its in self.shaking.items() if its == peer]
+        late = near[0] if len(near) >= self.options.max_connections_per_peer else None
+        if late is None and len(self.shaking) >= self.options.max_connections:
+            late = next(iter(self.shaking))
+        if late is not None:
+            self.evicted += 1
+            self.end_handshake(late)
+            late.cancel()
+        self.shaking[one] = peer
+
+    def end_handshake(self, one: asyncio.Task[None]) -> None:
+        """It speaks TLS now, or is gone."""
+        self.shaking.pop(one, None)
 
     def _evict(self, one: GuardedProtocol) -> None:
         self.evicted += 1
@@ -304,6 +326,54 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+class TlsDoor:
+    """Accepts connections that are to speak TLS, each of which counts from the moment that it is accepted.
+
+    asyncio's own server shakes hands before it tells anybody: thousands who never do would take all descriptors, which
+    the recorder needs too.
+    """
+
+    def __init__(
+        self, sock: socket.socket, tls: ssl.SSLContext, gate: Gate, make: Callable[[], GuardedProtocol]
+    ) -> None:
+        self._sock, self._tls, self._gate, self._make = sock, tls, gate, make
+        sock.setblocking(False)
+        self._task = asyncio.get_running_loop().create_task(self._accept())
+
+    def close(self) -> None:
+        """Accept no more, and let those go who have only knocked."""
+        self._task.cancel()
+        for one in list(self._gate.shaking):
+            one.cancel()
+
+    async def wait_closed(self) -> None:
+        """Once nobody is accepted any more."""
+        await asyncio.wait([self._task])
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                one, address = await loop.sock_accept(self._sock)
+            except OSError:  # no descriptor is left; some connection will end
+                await asyncio.sleep(ACCEPT_AGAIN_S)
+                continue
+            task = loop.create_task(self._shake(one))
+            self._gate.begin_handshake(task, neighbourhood(address[0]))
+            task.add_done_callback(self._gate.end_handshake)
+
+    async def _shake(self, one: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._make, one, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S, ssl_shutdown_timeout=SHUTDOWN_S
+            )
+        except OSError:  # no TLS, or not of today, or not in time, or gone
+            one.close()
+        except asyncio.CancelledError:
+            one.close()
+            raise
+
+
 def _cancel(timer: TimerHandle | None) -> TimerHandle | None:
     """None, in the place of a timer that does not go off any more."""
     if timer is not None:
@@ -321,19 +391,19 @@ class OpenServer(Server):
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
 
-        def protocol() -> asyncio.Protocol:
-            made: Any = config.http_protocol_class
-            return made(config=config, server_state=self.server_state, app_state={}, _loop=loop)  # type: ignore[no-any-return]
+        kind: Any = config.http_protocol_class
+
+        def protocol() -> GuardedProtocol:
+            return kind(config=config, server_state=self.server_state, app_state={}, _loop=loop)  # type: ignore[no-any-return]
 
         self.servers = []
         for one in sockets:
+            opened: Any
             if one.family == getattr(socket, "AF_UNIX", None):
                 opened = await loop.create_unix_server(protocol, sock=one)
             elif tls is None:
                 opened = await loop.create_server(protocol, sock=one)
             else:
-                opened = await loop.create_server(
-                    protocol, sock=one, ssl=tls, ssl_handshake_timeout=10.0, ssl_shutdown_timeout=3.0
-                )
+                opened = TlsDoor(one, tls, kind.gate, protocol)
             self.servers.append(opened)
         self.started = True
