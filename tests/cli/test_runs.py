@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from scidaq import record
 from scidaq.catalog import NewNote, NewRun, NoteChanges, RunChanges, read_run_book
 from scidaq.cli import control
 from scidaq.cli.app import run
@@ -80,6 +81,33 @@ def test_a_run_over_what_was_recorded(typed: Typed) -> None:
     found = [len(typed.json("run", "list", "--search", text)) for text in ("X=TRUE", "s1", "night", "ADA")]
     assert found == [1, 1, 0, 1]
     assert verify(typed.data).ok
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["run", "add", "x", "--from", "-1h", "--to", "now", "--streams"],
+        ["run", "edit", "night", "--streams"],
+        ["run", "hold", "--until", "3d", "--stream"],
+    ],
+)
+def test_streams_that_there_are_not_are_noted(typed: Typed, capsys: Captured, verb: list[str], tmp_path: Path) -> None:
+    typed("run", "add", "night", "--from", "-1h", "--to", "now")
+
+    def noted(stream: str, *more: str) -> str:
+        assert run([*verb, stream, *more, "--data-dir", str(typed.data)]) == 0
+        return capsys.readouterr().err
+
+    assert noted("adk/*") == "note: no stream fits 'adk/*' (did you mean 'adc/*'?)\n"
+    if verb[1] == "edit":
+        assert noted("adc/wav,zzz/*,adc/wave").splitlines() == [
+            "note: no stream fits 'adc/wav' (did you mean 'adc/wave'?)",
+            "note: no stream fits 'zzz/*'",
+        ]
+        assert noted("all") == ""
+    (tmp_path / "lab.toml").write_text(CONFIGURATION.replace("[instruments.adc]", "[instruments.cam]"))
+    if verb[1] != "add":
+        assert noted("cam/*", "--config", str(tmp_path / "lab.toml")) == ""
 
 
 def test_holds(typed: Typed) -> None:
@@ -247,8 +275,25 @@ def test_reading_goes_on_beside_a_station(serving: Serving, capsys: Captured) ->
 
 
 @pytest.mark.parametrize("verb", [["run", "stop", "now"], ["note", "x"], ["run", "start", "x"]])
-def test_what_changes_something_says_that_a_station_runs(serving: Serving, capsys: Captured, verb: list[str]) -> None:
-    assert "cannot be reached" in Typed(serving.data, capsys).refused(*verb)
+def test_what_changes_something_says_that_a_station_runs(
+    serving: Serving, capsys: Captured, monkeypatch: pytest.MonkeyPatch, verb: list[str]
+) -> None:
+    monkeypatch.setattr(control, "acts", lambda data_dir: None)
+    said = Typed(serving.data, capsys).refused(*verb)
+    assert "cannot be reached" in said
+    assert "a script records there, or a station without a control socket. Do it again when that has ended" in said
+
+
+def test_a_running_station_tells_which_instruments_may_yet_have_streams(serving: Serving, capsys: Captured) -> None:
+    assert run(["run", "start", "b", "--streams", "slow/later,slaw/*", "--data-dir", str(serving.data)]) == 0
+    assert capsys.readouterr().err == "note: no stream fits 'slaw/*' (did you mean 'slow/*'?)\n"
+
+
+def test_beside_a_script_it_is_said_that_one_may_record(tmp_path: Path, capsys: Captured) -> None:
+    with record(tmp_path / "data", {"v": "V"}, stream="lab/v"):
+        said = Typed(tmp_path / "data", capsys).refused("run", "add", "x", "--from", "-1h", "--to", "now")
+    assert "is in use" in said
+    assert "a script records there" in said
 
 
 def test_a_station_that_can_be_reached_is_asked(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -446,12 +446,13 @@ def run_add(
     data_dir: DataDir = None,
 ) -> None:
     """Declare a run for the past, over what has been recorded."""
-    from scidaq.cli.runs import run_acts, time_ns
+    from scidaq.cli.runs import note_unfit, run_acts, time_ns
 
     with _typed():
         new = _run_of(name, operator, sample, notes, meta, streams, time_ns(start), time_ns(stop))
-    with run_acts(directory(config, data_dir)) as acts:
+    with run_acts(where := directory(config, data_dir)) as acts:
         print(f"run {name}: {acts.add(new).id}")
+        note_unfit(acts, where, new.streams, lambda: _instruments(config, data_dir))
 
 
 @runs.command("start")
@@ -466,12 +467,13 @@ def run_start(
     data_dir: DataDir = None,
 ) -> None:
     """Begin a run on the station that records now."""
-    from scidaq.cli.runs import run_acts
+    from scidaq.cli.runs import note_unfit, run_acts
 
     with _typed():
         new = _run_of(name, operator, sample, notes, meta, streams)
-    with run_acts(directory(config, data_dir)) as acts:
+    with run_acts(where := directory(config, data_dir)) as acts:
         print(f"run {name}: {acts.start(new).id}")
+        note_unfit(acts, where, new.streams, lambda: _instruments(config, data_dir))
 
 
 @runs.command("end", hidden=True)
@@ -527,14 +529,15 @@ def run_edit(
 ) -> None:
     """Say something else of a run; what is not given stays. The snapshots of the instruments stay as they were."""
     from scidaq.catalog import RunChanges
-    from scidaq.cli.runs import metadata_of, run_acts, streams_of, time_ns
+    from scidaq.cli.runs import metadata_of, note_unfit, run_acts, streams_of, time_ns
 
     with _typed():
         changed = {**metadata_of(meta or ()), **dict.fromkeys(unmeta or ())} or None
         chosen = None if streams is None else () if streams == "all" else streams_of(streams)
         changes = RunChanges(name, time_ns(start), time_ns(stop), chosen, operator, sample, notes, changed)
-    with run_acts(directory(config, data_dir)) as acts:
+    with run_acts(where := directory(config, data_dir)) as acts:
         print(f"run {acts.edit(run, changes).name} is changed")
+        note_unfit(acts, where, chosen or (), lambda: _instruments(config, data_dir))
 
 
 @runs.command("delete")
@@ -571,13 +574,14 @@ def run_hold(
 ) -> None:
     """Keep the rows of a run from retention, or those of a stream or a range of time, until a time."""
     from scidaq.catalog import NewHold
-    from scidaq.cli.runs import hold_words, run_acts, time_ns, until_ns
+    from scidaq.cli.runs import hold_words, note_unfit, run_acts, time_ns, until_ns
 
     with _typed():
         new = NewHold(until_ns(until), run, stream, time_ns(start), time_ns(stop), why or "", by or "")
-    with run_acts(directory(config, data_dir)) as acts:
+    with run_acts(where := directory(config, data_dir)) as acts:
         hold = acts.hold(new)
-    print(hold_words(hold, {hold.run or "": run or ""}))
+        print(hold_words(hold, {hold.run or "": run or ""}))
+        note_unfit(acts, where, [stream] if stream else [], lambda: _instruments(config, data_dir))
 
 
 @runs.command("holds")
@@ -764,6 +768,11 @@ def _load(files: list[Path] | None, data_dir: Path | None, base: Base | None = N
 
     overrides = [] if data_dir is None else [Override("--data-dir", ("station", "data_dir"), str(data_dir))]
     return load(files or [], overrides, base=base)
+
+
+def _instruments(files: list[Path] | None, data_dir: Path | None) -> Iterable[str]:
+    """The configured instruments; none where the data directory alone was named, which may be another station's."""
+    return () if files is None and data_dir is not None else _load(files, data_dir).instruments
 
 
 def directory(files: list[Path] | None, data_dir: Path | None) -> Path:

@@ -68,6 +68,10 @@ class FarRuns:
         """Show a note no more."""
         return Note.from_json(self._call("DELETE", f"notes/{_part(note)}"))
 
+    def instruments(self) -> list[str]:
+        """The ids of the instruments of the station."""
+        return [str(one["id"]) for one in self._call("GET", "instruments")["items"]]
+
     def _call(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> Any:
         given = None if content is None else {k: v for k, v in content.items() if v is not None}
         return self.control.call(method, f"/api/v1/{path}", given)

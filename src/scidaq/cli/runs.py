@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from scidaq import __version__
@@ -20,12 +22,13 @@ from scidaq.catalog import (
     RunBook,
     Scalar,
     Snapshot,
+    covered,
     read_run_book,
 )
 from scidaq.cli import control
 from scidaq.cli.times import length_ns, moment_ns, shown, to_the_second
 from scidaq.clock import SystemClock
-from scidaq.errors import RequestError, StationBusy
+from scidaq.errors import RequestError, ScidaqError, StationBusy
 from scidaq.query import Reader, snapshot_at
 from scidaq.store import read_station, system_files
 
@@ -91,10 +94,32 @@ def run_acts(data_dir: Path) -> Iterator[RunActs]:
         except StationBusy:
             reached = control.acts(data_dir)
             if reached is None:
-                busy = f"a station runs on {data_dir}, and cannot be reached from here: stop it first"
+                busy = (
+                    f"{data_dir} is in use, and cannot be reached from here: a script records there, or a station "
+                    "without a control socket. Do it again when that has ended, or stop it first"
+                )
                 raise StationBusy(busy) from None
             acts = reached
         yield acts
+
+
+def note_unfit(acts: RunActs, data_dir: Path, patterns: Iterable[str], configured: Callable[[], Iterable[str]]) -> None:
+    """Say of which of some streams and `instrument/*` nothing is recorded, and no instrument configured.
+
+    `configured` tells the instruments of the configuration, where there is one; a station that runs tells its own.
+    """
+    recorded = Reader(data_dir).names()
+    unfit = [p for p in dict.fromkeys(patterns) if not any(covered((p,), name) for name in recorded)]
+    if not unfit:
+        return
+    with suppress(ScidaqError):  # what was asked for is done: nothing may fail here any more
+        instruments = {*configured(), *(acts.instruments() if isinstance(acts, control.FarRuns) else ())}
+        unfit = [p for p in unfit if p.partition("/")[0] not in instruments]
+        wide = sorted({f"{name.partition('/')[0]}/*" for name in recorded} | {f"{one}/*" for one in instruments})
+        for pattern in unfit:
+            near = get_close_matches(pattern, wide if pattern.endswith("/*") else [*recorded, *wide], 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            print(f"note: no stream fits {pattern!r}{hint}", file=sys.stderr)
 
 
 def release(acts: RunActs, data_dir: Path, wanted: str) -> list[Hold]:
