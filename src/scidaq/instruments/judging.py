@@ -7,7 +7,10 @@ from scidaq.stats import Status, Verdict
 
 
 def judge(stats: InstrumentStats) -> Verdict:
-    """Healthy while it delivers in time, degraded while rows are overdue or it is being connected, else unhealthy."""
+    """Healthy while it delivers in time, degraded while rows are overdue or it connects again, else unhealthy.
+
+    Before anything has gone wrong the first connection is no trouble; how long it may take is bounded by supervision.
+    """
     status, reason = _judged(stats)
     details = {
         "state": stats.state,
@@ -29,10 +32,11 @@ def _judged(stats: InstrumentStats) -> tuple[Status, str]:
         return Status.DEGRADED, "it was stopped on purpose, so nothing of it is recorded"
     if stats.state == State.STOPPED:
         return Status.UNHEALTHY, "it is stopped"
+    first = not (stats.errors or stats.reconnects or stats.rows)
     if stats.state == State.CONNECTING:
-        return Status.DEGRADED, "it is being connected"
+        return Status.HEALTHY if first else Status.DEGRADED, "it is being connected"
     if stats.state == State.READY:
-        return Status.DEGRADED, "it is connected and does not deliver yet"
+        return Status.HEALTHY if first else Status.DEGRADED, "it is connected and does not deliver yet"
     # The age is looked at here too: a read that hangs says nothing until it is given up.
     age_s, limit_s = stats.row_age_s, stats.overdue_after_s
     if age_s is not None and limit_s is not None and age_s > limit_s:

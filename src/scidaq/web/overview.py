@@ -85,7 +85,7 @@ def page(stats: StationStats, health: Mapping[str, Any], name: str, via: str) ->
         (
             f"<b>{escape(s.stream)}</b>",
             *(f"{n:,}" for n in (s.epoch, s.rows, s.durable_rows, s.gap_rows)),
-            _bytes(s.bytes),
+            _bytes(s.bytes) if s.bytes else "in the journal" if s.durable_rows else "–",
             _moment(s.last_ns),
         )
         for s in sorted(stats.recorder.streams, key=lambda s: s.stream)
@@ -100,6 +100,7 @@ def page(stats: StationStats, health: Mapping[str, Any], name: str, via: str) ->
         for n, c in components.items()
     )
     overall = str(health.get("status", ""))
+    who = "No key is asked for." if via == "open" else f"Seen by {escape(name)}."
     logout = ' <a href="/login">log in as somebody else</a>' if via == "session" else ""
     head = (
         f'<header><h1>{escape(stats.name)}</h1><span class="mark {_MARKS.get(overall, "")}">{escape(overall)}</span>'
@@ -107,7 +108,7 @@ def page(stats: StationStats, health: Mapping[str, Any], name: str, via: str) ->
     )
     foot = (
         f"</main><footer><p class=dim>{_moment(stats.now_ns)} UTC, {_bytes(stats.free_bytes)} free, recording since "
-        f"{_moment(stats.started_ns)}. Seen by {escape(name)}.{logout}</p></footer>"
+        f"{_moment(stats.started_ns)}. {who}{logout}</p></footer>"
     )
     body = [
         head,
