@@ -112,6 +112,23 @@ def test_in_a_loop_it_is_numbered_on_and_on(tmp_path):
     assert driver.counted()["loops"] >= 9
 
 
+def test_a_loop_begins_one_usual_spacing_after_the_one_before(tmp_path):
+    clock, path = FakeClock(), tmp_path / "slow.csv"
+    path.write_text("time,v\n" + "".join(f"{1_700_000_000 + s},{s}\n" for s in (0, 1, 2, 7, 8)))
+    driver, _ = armed(clock, path, loop=True)
+    blocks = played(driver, clock, 20.0)  # most rows come alone
+    times = np.concatenate([b.times for b in blocks])
+    assert (np.diff(times) // NS).tolist()[:9] == [1, 1, 5, 1, 1, 1, 1, 5, 1]
+
+
+def test_a_file_of_one_row_is_looped_once_a_second(tmp_path):
+    clock, path = FakeClock(), tmp_path / "one.csv"
+    path.write_text("time,v\n1700000000,1\n")
+    driver, _ = armed(clock, path, loop=True)
+    times = np.concatenate([b.times for b in played(driver, clock, 3.5)])
+    assert np.diff(times).tolist() == [NS] * 3
+
+
 def test_a_new_connection_goes_on_where_the_old_one_was(tmp_path):
     clock, path = FakeClock(), csv(tmp_path / "a.csv", 100)
     driver, (spec,) = armed(clock, path)

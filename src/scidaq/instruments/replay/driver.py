@@ -120,6 +120,8 @@ class _Player:
         """One past the number of the last row."""
         self.end_ns = 0
         """When the row after the last would be due."""
+        self._period_ns = NS
+        """The usual spacing of the rows; of a file of one row nobody knows it, and a second is patient."""
         self.rows = 0
         self.exhausted = False
         self._skip = skip
@@ -154,6 +156,7 @@ class _Player:
                 self._shift_ns -= block.t0_ns
             elif (behind := self.end_ns - (block.t0_ns + self._shift_ns)) > 0:
                 self._shift_ns += behind  # a clock was set back in the file: there is no playing back
+        self._period_ns = _period_ns(block) or self._period_ns
         return replace(_moved(block, self._shift_ns), epoch=0, first=block.first + self._number)
 
     def take(self, until_ns: int | None) -> Block | None:
@@ -177,7 +180,7 @@ class _Player:
         head = block.slice(block.first, block.first + count)
         self._block = block.slice(head.end, block.end) if count < block.rows else None
         self.next, self.rows = head.end, self.rows + count
-        self.end_ns = max(self.end_ns, head.last_ns + _period_ns(head))
+        self.end_ns = max(self.end_ns, head.last_ns + self._period_ns)
         return head
 
     def due_ns(self) -> int | None:
@@ -197,10 +200,10 @@ def _moved(block: Block, by_ns: int) -> Block:
 
 
 def _period_ns(block: Block) -> int:
-    """How long a row lasts: as long as its rate says, or as those of the block on average."""
+    """How long a row lasts: as long as its rate says, or as most of the block; 0 when it does not tell."""
     if block.schema.rate is not None:
         return max(1, block.schema.span_ns(1))
-    return max(1, (block.last_ns - block.t0_ns) // (block.rows - 1)) if block.rows > 1 else 1
+    return int(np.median(np.diff(block.times))) if block.times is not None and block.rows > 1 else 0
 
 
 def _due(block: Block, until_ns: int) -> int:
