@@ -52,8 +52,7 @@ def _of_arrow(table: Any, description: Description) -> Opened:
             continue
         if channel.shape and array.null_count:
             nothing = np.zeros(channel.shape, channel.numpy_dtype)
-            there = [nothing if v is None else np.array(v, channel.numpy_dtype) for v in array.to_pylist()]
-            columns.append(np.array(there))
+            columns.append(np.array([_numbers(v, channel) if v.is_valid else nothing for v in array]))
             continue
         for _ in channel.shape:
             array = array.flatten()
@@ -61,6 +60,14 @@ def _of_arrow(table: Any, description: Description) -> Opened:
             array = array.fill_null(False if channel.dtype == "bool" else 0)
         columns.append(array.to_numpy(zero_copy_only=False).reshape(rows, *channel.shape))
     return Opened(description, table.column("time").cast("int64").to_numpy(), columns, missing)
+
+
+def _numbers(row: Any, channel: Channel) -> Any:
+    """One row of an array channel; not by way of Python's numbers, which know no signalling NaN."""
+    values = row.values
+    for _ in channel.shape[1:]:
+        values = values.flatten()
+    return values.to_numpy(zero_copy_only=False).reshape(channel.shape)
 
 
 def parquet(path: Path) -> list[Opened]:

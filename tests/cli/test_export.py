@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,7 @@ def test_a_stream_by_default_and_in_part(recorded: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_run_takes_its_streams_and_its_window(recorded: Path, tmp_path: Path) -> None:
+    recorded = Path(shutil.copytree(recorded, tmp_path / "data"))  # a run is declared in it
     everything = recorded_times(recorded, "adc/wave")
     start, stop = everything[5], everything[-5]
     window = ("--from", str(start), "--to", str(stop))

@@ -126,10 +126,11 @@ def test_the_deadline_of_a_header_begins_anew_with_each_request(doors: OpenDoors
     with connected(web.address) as one:
         for _ in range(2):
             one.sendall(GET)
-            assert one.recv(15).startswith(b"HTTP/1.1 200")
-            one.recv(65536)
+            got = b""
+            while b"alive" not in got:
+                got += one.recv(65536)
         one.sendall(GET[:20])
-        assert until_closed(one).startswith(b"HTTP/1.1 408 ")
+        assert b"did not come in time" in until_closed(one)
 
 
 @pytest.mark.parametrize(
