@@ -515,3 +515,30 @@ def test_while_a_station_runs_only_what_it_calls_durable_is(made: Made) -> None:
     with FILES.lock(made.path / "LOCK"):
         assert [s.durable_rows for s in made.reader().streams()] == [250]
     assert [s.durable_rows for s in made.reader().streams()] == [300], "what a station that has ended left is old"
+
+
+@pytest.mark.parametrize("key", [b'"first":', b'"t0":', b'"seq":'])
+def test_a_batch_whose_header_lost_a_name_is_a_gap(tmp_path: Path, key: bytes) -> None:
+    """A flipped bit in a name leaves JSON that is valid and says nothing of where its rows belong."""
+    from scidaq.clock import SystemClock
+    from scidaq.instruments import WaveformDriver, WaveformOptions
+    from scidaq.station import InstrumentPlan, Station, StationPlan
+
+    clock = SystemClock()
+    options = WaveformOptions(channels=1, rate_hz=20_000)
+    plan = InstrumentPlan("adc", lambda: WaveformDriver("adc", options, clock), "waveform")
+    with Station(StationPlan(tmp_path, instruments=(plan,)), clock) as station:
+        deadline = clock.monotonic_s() + 20
+        while sum(s.durable_rows for s in station.stats().recorder.streams) < 10_000:
+            assert clock.monotonic_s() < deadline
+    (path,) = tmp_path.glob("streams/adc/wave/*.arrows")
+    data = bytearray(path.read_bytes())
+    places = [at for at in range(len(data)) if data.startswith(key, at)]
+    data[places[len(places) // 2] + 2] ^= 1
+    path.write_bytes(data)
+    items = list(Reader(tmp_path).blocks("adc/wave"))
+    assert any(isinstance(item, Block) for item in items)
+    newest = max(item.end for item in items)
+    assert sum(item.end - item.first for item in items) == newest
+    assert list(Reader(tmp_path).blocks("adc/wave", start_ns=1)) != []
+    assert Reader(tmp_path).last("adc/wave", rows=5)
