@@ -12,7 +12,7 @@ os.environ.setdefault("SCIDAQ_SERVER__PORT", "0")
 """Stations of tests take any free port: several may run at once, and beside one that is none of theirs."""
 
 settings.register_profile("default", max_examples=50, deadline=None)
-settings.register_profile("ci", max_examples=300, deadline=None, print_blob=True)
+settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 
