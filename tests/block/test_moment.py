@@ -47,7 +47,7 @@ def test_the_nanoseconds_of_pandas_are_kept() -> None:
         (datetime(2026, 1, 1), "does not say of which time zone"),  # noqa: DTZ001
         (float("nan"), "is no time"),
         (float("inf"), "is no time"),
-        (np.datetime64("NaT"), "is no time"),
+        (np.datetime64("NaT", "ns"), "is no time"),
         (np.datetime64("2500-01-01"), "is no time"),
         (True, "is no time"),
         (None, "is no time"),
