@@ -12,6 +12,7 @@ import queue
 import sys
 import threading
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -302,7 +303,7 @@ def _traceback(error: Any) -> str:
 # ---- where events go -------------------------------------------------------------------------------------------------
 
 
-class _Sink:
+class _Sink(ABC):
     """A bounded queue, and the thread that writes what is in it."""
 
     def __init__(self, name: str, capacity: int) -> None:
@@ -385,15 +386,19 @@ class _Sink:
     def _note(self, what: str, count: int) -> Event:
         return Event(self._now_ns(), 30, __name__, 0, threading.current_thread().name, __name__, _noted(what, count))
 
+    @abstractmethod
     def _now_ns(self) -> int:
-        raise NotImplementedError
+        """UTC nanoseconds of an event of its own."""
 
+    @abstractmethod
     def _lost(self) -> None:
         """An event was dropped."""
 
+    @abstractmethod
     def _write(self, batch: list[Event]) -> None:
-        raise NotImplementedError
+        """Bring events to where they belong, in order."""
 
+    @abstractmethod
     def _end(self) -> None:
         """Nothing more will come."""
 
@@ -532,6 +537,12 @@ class _Console(_Sink):
             if stream is not None:
                 stream.write(text)
                 stream.flush()
+
+    def _lost(self) -> None:
+        pass  # the queue counts it
+
+    def _end(self) -> None:
+        pass  # standard error is not ours to close
 
     def _line(self, event: Event) -> str:
         values = self._redactor.values(event.values)
