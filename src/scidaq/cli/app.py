@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,11 +13,30 @@ import typer
 
 from scidaq import __version__
 from scidaq.cli import keys
+from scidaq.cli.options import (
+    AsJson,
+    By,
+    ConfigFiles,
+    DataDir,
+    From,
+    Meta,
+    Operator,
+    Remarks,
+    RunName,
+    Sample,
+    Seconds,
+    Streams,
+    To,
+    directory,
+    load_config,
+    typed,
+)
+from scidaq.cli.run_verbs import run_to_record, runs
 from scidaq.errors import ConfigError, RequestError, ScidaqError
 
 if TYPE_CHECKING:
     from scidaq.catalog import NewRun
-    from scidaq.config import Base, Config
+    from scidaq.config import Config
     from scidaq.station import StationStats
 
 app = typer.Typer(
@@ -30,38 +48,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 fine, 1 something is wrong, 2 the command line is.",
 )
-
-ConfigFiles = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--config", help="A TOML file on top of those of ./config; may be given several times.", metavar="FILE"
-    ),
-]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Directory of the data.", metavar="DIR")]
-Seconds = Annotated[float | None, typer.Option("--for", help="Stop after so many seconds.", metavar="S", min=0)]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-From = Annotated[str | None, typer.Option("--from", help="From this time on, as --start of `read`.", metavar="TIME")]
-To = Annotated[str | None, typer.Option("--to", help="Before this time.", metavar="TIME")]
-Streams = Annotated[
-    str | None, typer.Option("--streams", help="Only these, as `dmm/readings,cam/*`.", metavar="A/B,C/*")
-]
-Operator = Annotated[str | None, typer.Option("--operator", help="Who does it.", metavar="NAME")]
-Sample = Annotated[str | None, typer.Option("--sample", help="What is measured.", metavar="NAME")]
-Remarks = Annotated[str | None, typer.Option("--notes", help="Whatever there is to say.", metavar="TEXT")]
-Meta = Annotated[
-    list[str] | None,
-    typer.Option("--meta", help="Something else about it; may be given several times.", metavar="KEY=VALUE"),
-]
-RunArgument = Annotated[str, typer.Argument(help="A run, by its name or id.", metavar="RUN")]
-By = Annotated[str | None, typer.Option("--by", help="Who says so.", metavar="NAME")]
-
-
-RunName = Annotated[
-    str | None,
-    typer.Option(
-        "--run", help="Record it as a run of this name; one that a kill has interrupted goes on.", metavar="NAME"
-    ),
-]
 
 
 class Format(StrEnum):
@@ -149,9 +135,9 @@ def demo(
     from scidaq.cli.recording import report_end
     from scidaq.config import Base
 
-    run = _run_to_record(run_name, operator, sample, notes, meta)
+    run = run_to_record(run_name, operator, sample, notes, meta)
     with simulated() as configuration:
-        loaded = _load(config, data_dir, Base("demo", configuration))
+        loaded = load_config(config, data_dir, Base("demo", configuration))
         stats = _record(
             loaded, seconds, f"recording into {loaded.station.data_dir}; Ctrl-C ends it", demo=True, run=run
         )
@@ -172,11 +158,11 @@ def serve(
     """Record the configured instruments until a signal comes; SIGHUP has the configuration read again."""
     from scidaq.cli.recording import report_end
 
-    run = _run_to_record(run_name, operator, sample, notes, meta)
-    loaded = _load(config, data_dir)
+    run = run_to_record(run_name, operator, sample, notes, meta)
+    loaded = load_config(config, data_dir)
     names = ", ".join(loaded.instruments) or "nothing, since no instrument is configured,"
     greeting = f"recording {names} into {loaded.station.data_dir}"
-    stats = _record(loaded, seconds, greeting, run=run, again=lambda: _load(config, data_dir))
+    stats = _record(loaded, seconds, greeting, run=run, again=lambda: load_config(config, data_dir))
     report_end(stats, loaded.station.data_dir)
 
 
@@ -191,7 +177,7 @@ def check(
     from scidaq.clock import SystemClock
 
     fine = True
-    for finding in findings(_load(config, data_dir), SystemClock(), offline=offline):
+    for finding in findings(load_config(config, data_dir), SystemClock(), offline=offline):
         print(finding, flush=True)
         fine = fine and finding.fine
     raise typer.Exit(0 if fine else 1)
@@ -215,7 +201,7 @@ def doctor(
     loaded: Config | None = None
     problems: Sequence[str] = ()
     try:
-        loaded = _load(config, data_dir)
+        loaded = load_config(config, data_dir)
     except ConfigError as error:
         problems = error.problems
     findings = []
@@ -387,7 +373,7 @@ def import_(
     reading = Reading(form, time_column, rate_hz, begins, known, tuple(missing or ()), skip_lines)
     where, name = data_dir, "station"
     if where is None:
-        loaded = _load(config, None)
+        loaded = load_config(config, None)
         where, name = loaded.station.data_dir, loaded.station.name
     import_files(where, paths, reading, stream=stream, run=run, dry_run=dry_run, station=name)
 
@@ -428,183 +414,7 @@ def repair(
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
-runs = typer.Typer(no_args_is_help=True)
 app.add_typer(runs, name="run", help="Runs: named windows of time over streams, for the past or for what is recorded.")
-
-
-@runs.command("add")
-def run_add(
-    name: Annotated[str, typer.Argument(help="What it is to be called.", metavar="NAME")],
-    start: Annotated[str, typer.Option("--from", help="Its beginning, as --start of `read`.", metavar="TIME")],
-    stop: Annotated[str, typer.Option("--to", help="Its end: `now`, or a time in the past.", metavar="TIME")],
-    streams: Streams = None,
-    operator: Operator = None,
-    sample: Sample = None,
-    notes: Remarks = None,
-    meta: Meta = None,
-    config: ConfigFiles = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Declare a run for the past, over what has been recorded."""
-    from scidaq.cli.runs import note_unfit, run_acts, time_ns
-
-    with _typed():
-        new = _run_of(name, operator, sample, notes, meta, streams, time_ns(start), time_ns(stop))
-    with run_acts(where := directory(config, data_dir)) as acts:
-        print(f"run {name}: {acts.add(new).id}")
-        note_unfit(acts, where, new.streams, lambda: _instruments(config, data_dir))
-
-
-@runs.command("start")
-def run_start(
-    name: Annotated[str, typer.Argument(help="What it is to be called.", metavar="NAME")],
-    streams: Streams = None,
-    operator: Operator = None,
-    sample: Sample = None,
-    notes: Remarks = None,
-    meta: Meta = None,
-    config: ConfigFiles = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Begin a run on the station that records now."""
-    from scidaq.cli.runs import note_unfit, run_acts
-
-    with _typed():
-        new = _run_of(name, operator, sample, notes, meta, streams)
-    with run_acts(where := directory(config, data_dir)) as acts:
-        print(f"run {name}: {acts.start(new).id}")
-        note_unfit(acts, where, new.streams, lambda: _instruments(config, data_dir))
-
-
-@runs.command("end", hidden=True)
-@runs.command("stop")
-def run_stop(run: RunArgument, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
-    """End a run that is under way, or one that a kill has interrupted: with its newest row."""
-    from scidaq.cli.runs import ended_words, run_acts
-
-    with run_acts(directory(config, data_dir)) as acts:
-        print(ended_words(acts.stop(run)))
-
-
-@runs.command("list")
-def run_list(
-    search: Annotated[str | None, typer.Option(help="Only those that say this.", metavar="TEXT")] = None,
-    deleted: Annotated[bool, typer.Option("--deleted", help="Also those that were deleted.")] = False,
-    as_json: AsJson = False,
-    config: ConfigFiles = None,
-    data_dir: DataDir = None,
-) -> None:
-    """List the runs."""
-    from scidaq.cli.runs import list_runs
-
-    list_runs(directory(config, data_dir), search, deleted, as_json)
-
-
-@runs.command("show")
-def run_show(run: RunArgument, as_json: AsJson = False, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
-    """Show all that is known of a run: what is said of it, the instruments, its rows and gaps."""
-    from scidaq.cli.runs import show_run
-
-    show_run(directory(config, data_dir), run, as_json)
-
-
-@runs.command("edit")
-def run_edit(
-    run: RunArgument,
-    name: Annotated[str | None, typer.Option("--name", help="What it is to be called.", metavar="NAME")] = None,
-    start: From = None,
-    stop: To = None,
-    streams: Annotated[
-        str | None, typer.Option("--streams", help="Only these, as `dmm/readings,cam/*`; `all`.", metavar="A/B,C/*")
-    ] = None,
-    operator: Operator = None,
-    sample: Sample = None,
-    notes: Remarks = None,
-    meta: Meta = None,
-    unmeta: Annotated[
-        list[str] | None, typer.Option("--unmeta", help="What is no longer to be said about it.", metavar="KEY")
-    ] = None,
-    config: ConfigFiles = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Say something else of a run; what is not given stays. The snapshots of the instruments stay as they were."""
-    from scidaq.catalog import RunChanges
-    from scidaq.cli.runs import metadata_of, note_unfit, run_acts, streams_of, time_ns
-
-    with _typed():
-        changed = {**metadata_of(meta or ()), **dict.fromkeys(unmeta or ())} or None
-        chosen = None if streams is None else () if streams == "all" else streams_of(streams)
-        changes = RunChanges(name, time_ns(start), time_ns(stop), chosen, operator, sample, notes, changed)
-    with run_acts(where := directory(config, data_dir)) as acts:
-        print(f"run {acts.edit(run, changes).name} is changed")
-        note_unfit(acts, where, chosen or (), lambda: _instruments(config, data_dir))
-
-
-@runs.command("delete")
-def run_delete(
-    run: RunArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    config: ConfigFiles = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Show a run no more. Its rows stay."""
-    from scidaq.cli.runs import found_run, run_acts
-
-    where = directory(config, data_dir)
-    one = found_run(where, run)
-    if not yes:
-        typer.confirm(f"delete run {one.name} ({one.id})? Its rows stay", abort=True)
-        typer.confirm("really? What is said of it will be shown no more", abort=True)
-    with run_acts(where) as acts:
-        acts.delete(one.id)
-    print(f"run {one.name} is deleted; its rows stay")
-
-
-@runs.command("hold")
-def run_hold(
-    until: Annotated[str, typer.Option("--until", help="A time, or a length from now on, as 30d.", metavar="TIME")],
-    run: Annotated[str | None, typer.Argument(help="A run, by its name or id.", metavar="[RUN]")] = None,
-    stream: Annotated[str | None, typer.Option(help="Instead of a run: a stream, or dmm/*.", metavar="STREAM")] = None,
-    start: From = None,
-    stop: To = None,
-    why: Annotated[str | None, typer.Option("--why", help="What it is kept for.", metavar="TEXT")] = None,
-    by: By = None,
-    config: ConfigFiles = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Keep the rows of a run from retention, or those of a stream or a range of time, until a time."""
-    from scidaq.catalog import NewHold
-    from scidaq.cli.runs import hold_words, note_unfit, run_acts, time_ns, until_ns
-
-    with _typed():
-        new = NewHold(until_ns(until), run, stream, time_ns(start), time_ns(stop), why or "", by or "")
-    with run_acts(where := directory(config, data_dir)) as acts:
-        hold = acts.hold(new)
-        print(hold_words(hold, {hold.run or "": run or ""}))
-        note_unfit(acts, where, [stream] if stream else [], lambda: _instruments(config, data_dir))
-
-
-@runs.command("holds")
-def run_holds(as_json: AsJson = False, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
-    """List what is kept from retention now."""
-    from scidaq.cli.runs import list_holds
-
-    list_holds(directory(config, data_dir), as_json)
-
-
-@runs.command("release")
-def run_release(
-    held: Annotated[str, typer.Argument(help="A run, or the id of a hold.", metavar="RUN|HOLD")],
-    config: ConfigFiles = None,
-    data_dir: DataDir = None,
-) -> None:
-    """End the holds of a run, or one hold, before their time."""
-    from scidaq.cli.runs import release, run_acts
-
-    where = directory(config, data_dir)
-    with run_acts(where) as acts:
-        for hold in release(acts, where, held):
-            print(f"hold {hold.id} is released")
 
 
 @app.command()
@@ -628,7 +438,7 @@ def note(
 
     if (edit is not None) + (remove is not None) + (text is not None and edit is None) != 1:
         raise typer.BadParameter("give a text, or --edit ID with what changes, or --remove ID")
-    with _typed():
+    with typed():
         begin, end = time_ns(at), time_ns(until)
         chosen = None if streams is None else streams_of(streams)
         changes = NoteChanges(text, begin, end, chosen) if edit is not None else None
@@ -655,7 +465,7 @@ def notes(
     """List the notes."""
     from scidaq.cli.runs import list_notes, streams_of, time_ns
 
-    with _typed():
+    with typed():
         begin, end = time_ns(start), time_ns(stop)
     list_notes(directory(config, data_dir), begin, end, streams_of(streams), run, as_json)
 
@@ -670,48 +480,9 @@ def settings(
     """Show who the instruments were and how they were set, at any time that was recorded."""
     from scidaq.cli.runs import list_settings, time_ns
 
-    with _typed():
+    with typed():
         t_ns = time_ns(at)
     list_settings(directory(config, data_dir), t_ns, as_json)
-
-
-@contextmanager
-def _typed() -> Iterator[None]:
-    """What is wrong with what was typed is a mistake of the command line."""
-    try:
-        yield
-    except RequestError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-def _run_of(
-    name: str,
-    operator: str | None,
-    sample: str | None,
-    notes: str | None,
-    meta: list[str] | None,
-    streams: str | None = None,
-    start_ns: int | None = None,
-    stop_ns: int | None = None,
-) -> NewRun:
-    """The run that was typed. Raises `RequestError`."""
-    from scidaq.catalog import NewRun
-    from scidaq.cli.runs import metadata_of, streams_of
-
-    said = (operator or "", sample or "", notes or "", metadata_of(meta or ()))
-    return NewRun(name, start_ns, stop_ns, streams_of(streams), *said)
-
-
-def _run_to_record(
-    name: str | None, operator: str | None, sample: str | None, notes: str | None, meta: list[str] | None
-) -> NewRun | None:
-    """The run that the recording is to be, if any."""
-    if name is None:
-        if operator or sample or notes or meta:
-            raise typer.BadParameter("what is said of a run needs one: give --run NAME as well")
-        return None
-    with _typed():
-        return _run_of(name, operator, sample, notes, meta)
 
 
 # ---- who may come in ------------------------------------------------------------------------------------------------
@@ -739,7 +510,7 @@ def config_show(
     from scidaq.config import as_json as for_programs
     from scidaq.config import show
 
-    loaded = _load(config, data_dir)
+    loaded = load_config(config, data_dir)
     for warning in loaded.warnings:
         print(f"beware: {warning}", file=sys.stderr)
     print(json.dumps(for_programs(loaded), indent=2) if as_json else show(loaded, origins=origin).rstrip("\n"))
@@ -761,23 +532,6 @@ def config_schema() -> None:
     from scidaq.config import json_schema
 
     print(json.dumps(json_schema(), indent=2))
-
-
-def _load(files: list[Path] | None, data_dir: Path | None, base: Base | None = None) -> Config:
-    from scidaq.config import Override, load
-
-    overrides = [] if data_dir is None else [Override("--data-dir", ("station", "data_dir"), str(data_dir))]
-    return load(files or [], overrides, base=base)
-
-
-def _instruments(files: list[Path] | None, data_dir: Path | None) -> Iterable[str]:
-    """The configured instruments; none where the data directory alone was named, which may be another station's."""
-    return () if files is None and data_dir is not None else _load(files, data_dir).instruments
-
-
-def directory(files: list[Path] | None, data_dir: Path | None) -> Path:
-    """The data directory; the configuration is read only when it has to say."""
-    return data_dir if data_dir is not None else _load(files, None).station.data_dir
 
 
 def _record(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
+from scidaq.cli.options import AsJson, ConfigFiles, DataDir, directory
 from scidaq.errors import RequestError
 
 if TYPE_CHECKING:
@@ -21,12 +22,6 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ConfigFiles = Annotated[
-    list[Path] | None,
-    typer.Option("--config", help="A TOML file on top of those of ./config.", metavar="FILE"),
-]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Directory of the data.", metavar="DIR")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Which = Annotated[str, typer.Argument(help="Its name or id.", metavar="KEY")]
 
 
@@ -97,7 +92,7 @@ def link(config: ConfigFiles = None, data_dir: DataDir = None) -> None:
     """Print a link with which a browser logs in at the running station: once, within 15 minutes."""
     from scidaq.web import connect_control
 
-    control = connect_control(_directory(config, data_dir))
+    control = connect_control(directory(config, data_dir))
     if control is None:
         raise RequestError("no station runs there, or it has no control socket; start it with `scidaq serve`")
     print(control.call("POST", "/api/v1/session/link")["link"])
@@ -112,18 +107,12 @@ def _show_new(key: Key, given: str, as_json: bool) -> None:
     print(given)
 
 
-def _directory(config: list[Path] | None, data_dir: Path | None) -> Path:
-    from scidaq.cli.app import directory
-
-    return directory(config, data_dir)
-
-
 def _store(config: list[Path] | None, data_dir: Path | None) -> KeyStore:
     """The keys of a data directory. Raises `ForeignDirectory` for one that is none."""
     from scidaq.clock import SystemClock
     from scidaq.store import read_station
     from scidaq.web import KeyStore
 
-    path = _directory(config, data_dir)
+    path = directory(config, data_dir)
     read_station(path)
     return KeyStore(path, SystemClock())
