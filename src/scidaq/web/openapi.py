@@ -43,7 +43,7 @@ _WORDS = {
     503: "Not now; `Retry-After` says when to come again.",
     504: "The instrument did not answer in time.",
 }
-ABOUT = """Everything that the command line and the dashboard do, for programs.
+ABOUT = """Whatever the command line does with a running station, for programs.
 
 A key goes into `Authorization: Bearer <key>`; `scidaq keys create` makes one. Times are UTC nanoseconds since 1970.
 Every answer that is no success is `application/problem+json`, and says in `detail` what happened and what to do.

@@ -26,7 +26,7 @@ class ServerOptions:
     bind_address: str = "127.0.0.1"
     """Address to listen at; another than a loopback address needs TLS and keys."""
     port: Annotated[int, Ge(0), Le(65535)] = 8080
-    """Port of the dashboard and the HTTP interface; 0 takes any free one, which is told at the start."""
+    """Port of the first page and the HTTP interface; 0 takes any free one, which is told at the start."""
     worker_threads: Annotated[int, Ge(1), Le(256)] = 8
     """Threads for handlers that wait for disks or instruments."""
     max_connections: Annotated[int, Ge(1)] = 512
