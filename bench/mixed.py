@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -239,7 +240,7 @@ def one_run(work: Work, adc: dict[str, Any], viewers: int, *, asked: bool = True
     book = next(s for s in stats.recorder.streams if s.stream == STREAM)
     return Mixed(
         done / took,
-        cpu_s / done * 1e9,
+        cpu_s / done * 1e9 if done else math.inf,  # a disk may hang for the whole of a short run
         counts["longest_us"] / 1e6,
         counts["sum_us"] / 1e6 / max(1, counts["times"]),
         book.gap_rows,
