@@ -88,6 +88,7 @@ lock: .venv-lock/.made ## regenerate the lock files (ARGS=--upgrade for newer ve
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	$(LOCK) --group build -c requirements-dev.lock -o tools/build.lock
+	$(LOCK) --group node -o tools/node.lock
 	$(LOCK) pyproject.toml --group bench -c requirements-dev.lock -c tools/build.lock -o requirements-bench.lock
 
 .PHONY: clean
