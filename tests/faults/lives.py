@@ -97,7 +97,7 @@ def sweep(lead: Lead, root: Path, lives: int, capsys: pytest.CaptureFixture[str]
             gc.unfreeze()
             gc.collect()
     say(capsys, str(tally))
-    assert (tally.rows_lost, tally.wrong_values, tally.problems) == (0, 0, [])
+    assert (tally.rows_lost, tally.wrong_values, tally.problems) == (0, 0, []), "\n".join([str(tally), *tally.problems])
     struck = f"{sum(tally.struck.values()):,} faults struck, {tally.refused:,} starts refused in words"
     what = f"`make faults`: {what_of(lead)}"
     figures.write(figures.Row(what, tally.lives, tally.rows_compared, 0, 0, 0, struck))

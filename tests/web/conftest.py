@@ -28,7 +28,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(name) / "scidaq"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
     """A station without instruments."""
     with Station(StationPlan(tmp_path_factory.mktemp("station") / "data")) as one:
@@ -65,7 +65,7 @@ def doors(runtime: Path, station: Station, keys: KeyStore) -> Iterator[OpenDoors
         web.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A station with two instruments, and a key for each scope; its tests leave it as they found it."""
     with live_station(tmp_path_factory.mktemp("live") / "data") as one:

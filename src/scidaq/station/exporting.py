@@ -290,7 +290,7 @@ class Exports:
             self._worker = job.id, worker
             self._jobs[job.id] = replace(job, state="running")
         with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, worker.pid, 10)
+            os.setpriority(os.PRIO_PROCESS, worker.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
         with contextlib.suppress(OSError):
             Path(f"/proc/{worker.pid}/oom_score_adj").write_text("500")
         return worker
