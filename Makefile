@@ -34,7 +34,7 @@ run: $(VENV)/.run $(VENV)/.self ## the demo: simulated instruments, recorded and
 	@"$(BIN)/scidaq" demo $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV)/.self ## all tests, JOBS at a time (ARGS="-k name", JOBS=0 one after the other)
+test: $(VENV)/.dev $(VENV)/.self ## all tests, JOBS at a time (ARGS="-k name"; ARGS="-m tiny": the benchmarks in little)
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 .PHONY: check

@@ -59,7 +59,7 @@ def test_figures_replace_those_of_before():
 
 
 def test_the_page_has_its_markers():
-    for name in ("", "read"):
+    for name in ("", "api", "mixed", "read", "scrape"):
         with_figures(PAGE.read_text(), "", name)
 
 
@@ -139,6 +139,7 @@ def test_an_unknown_benchmark_is_refused(capsys):
     assert "many_streams" in capsys.readouterr().err
 
 
+@pytest.mark.tiny
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_tiny_run_prints_the_table(name):
