@@ -682,6 +682,12 @@ def room() -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.fixture(autouse=True)
+def with_outlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short segments have one too, or none in a story would."""
+    monkeypatch.setattr("scidaq.store.segment.LEAST", 1)
+
+
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 
 

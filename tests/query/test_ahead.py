@@ -43,8 +43,8 @@ def put(made: Made, count: int = 48) -> Path:
 
 def test_the_same_comes_with_and_without(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     put(made)
-    check = Mock(wraps=ahead._intact)
-    monkeypatch.setattr(ahead, "_intact", check)
+    check = Mock(wraps=ahead._checked)
+    monkeypatch.setattr(ahead, "_checked", check)
     alone, together = (list(Reader(made.path, threads=n).blocks(STREAM)) for n in (1, 2))
     assert check.call_count > 1
     assert spans(together) == spans(alone) == [(0, 48 * ROWS, "rows")]
@@ -74,8 +74,8 @@ def test_who_stops_early_leaves_no_thread_behind(made: Made) -> None:
 
 def test_little_is_read_without_threads(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     put(made)
-    check = Mock(wraps=ahead._intact)
-    monkeypatch.setattr(ahead, "_intact", check)
+    check = Mock(wraps=ahead._checked)
+    monkeypatch.setattr(ahead, "_checked", check)
     found = list(Reader(made.path, threads=2).blocks(STREAM, T0 + 20 * ROWS, T0 + 24 * ROWS))
     assert spans(found) == [(20 * ROWS, 24 * ROWS, "rows")]
     assert not check.called

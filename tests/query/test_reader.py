@@ -16,7 +16,18 @@ from scidaq.block import NS, Block, Channel, Gap, Ledger, RangeSet, Reason, Sche
 from scidaq.catalog import Catalog
 from scidaq.errors import ForeignDirectory, RequestError, UnknownStream
 from scidaq.query import Reader
-from scidaq.store import DURABLE_MAP, Mark, SegmentName, catch_up, open_station, recover, segment, system_files, wire
+from scidaq.store import (
+    DURABLE_MAP,
+    Mark,
+    Segment,
+    SegmentName,
+    batch,
+    catch_up,
+    open_station,
+    recover,
+    system_files,
+    wire,
+)
 from scidaq.store.durable import DurableMap
 from scidaq.testing import FakeClock
 from tests.store.makers import (
@@ -60,6 +71,12 @@ class Made:
 
     def reader(self) -> Reader:
         return Reader(self.path)
+
+
+@pytest.fixture(autouse=True)
+def with_outlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short segments have one too; it is used where the catalog knows of them."""
+    monkeypatch.setattr("scidaq.store.segment.LEAST", 1)
 
 
 @pytest.fixture
@@ -283,8 +300,6 @@ def test_holes_at_the_edges_of_a_range_are_told(known, start: int, stop: int, ex
 
 def test_a_damaged_batch_is_an_unexplained_hole(known) -> None:
     data = bytearray(segment_bytes(epoch_of(PLAIN), cut(PLAIN, [10, 10, 10])))
-    from scidaq.store import Segment
-
     message = [m for m in Segment(memoryview(bytes(data)), Path("x")).batches if m.rows][1]
     known.put(SegmentName(0, 0, 0), bytes(data))
     known.ready()
@@ -306,6 +321,36 @@ def test_a_number_in_a_header_that_was_damaged_misleads_nobody(made: Made) -> No
         assert values(reader.last(STREAM, rows=3)).tolist() == block_of(PLAIN, 27, 3).column("v").tolist()
         assert sum(b.rows for b in reader.last(STREAM, rows=15) if isinstance(b, Block)) == 15
         assert spans(reader.last(STREAM, seconds=0.002)) == [(27, 30, "rows")]
+
+
+def test_of_a_range_only_its_own_batches_are_looked_at(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = segment_bytes(epoch_of(PLAIN), cut(PLAIN, [10] * 100))
+    made.put(SegmentName(0, 0, 0), data)
+    made.catalogue()
+    parse = Mock(wraps=wire.parse)
+    monkeypatch.setattr(wire, "parse", parse)
+    assert spans(list(made.reader().blocks(STREAM, ms(505), ms(515)))) == [(505, 515, "rows")]
+    assert parse.call_count < 10
+
+
+def test_batches_that_are_not_where_the_outline_says_are_found(made: Made) -> None:
+    """Whoever mixed them up: each is intact, and says itself which rows it has."""
+    data = bytearray(segment_bytes(epoch_of(PLAIN), cut(PLAIN, [10] * 20), commits=[20]))
+    made.put(SegmentName(0, 0, 0), bytes(data))
+    made.catalogue()
+    a, b, c = (
+        m for m in Segment(memoryview(bytes(data)), Path("x")).batches if m.rows and m.facts["first"] in (40, 50, 90)
+    )
+    assert a.end - a.at == b.end - b.at
+    data[a.at : a.end], data[b.at : b.end] = data[b.at : b.end], data[a.at : a.end]
+    data[c.at + 12] ^= 1  # and the header of a third is damaged
+    made.put(SegmentName(0, 0, 0), bytes(data))
+    expected = [(0, 90, "rows"), (90, 100, "unexplained"), (100, 200, "rows")]
+    for threads in (1, 2):
+        found = list(Reader(made.path, threads=threads).blocks(STREAM))
+        assert spans(found) == expected
+        assert np.array_equal(values(found), np.delete(block_of(PLAIN, 0, 200).column("v"), slice(90, 100)))
+    assert spans(list(made.reader().blocks(STREAM, ms(45), ms(95)))) == [(45, 90, "rows"), (90, 100, "unexplained")]
 
 
 # ---- overlaps, late rows ---------------------------------------------------------------------------------------------
@@ -339,8 +384,6 @@ def test_where_segments_overlap_the_higher_generation_wins(known, low: list, hig
 
 
 def test_where_the_higher_generation_is_damaged_the_lower_serves(made: Made) -> None:
-    from scidaq.store import Segment
-
     made.put(SegmentName(0, 0, 0), segment_bytes(epoch_of(PLAIN), [block_of(PLAIN, 0, 100)]))
     name = SegmentName(0, 50, 1)
     data = bytearray(segment_bytes(epoch_of(PLAIN), [block_of(PLAIN, 50, 10), block_of(PLAIN, 60, 60)], name=name))
@@ -498,9 +541,9 @@ def test_only_what_is_new_of_a_growing_file_is_looked_at(made: Made, monkeypatch
     path = made.put(SegmentName(0, 0, 0), data[: len(data) * 3 // 4])
     kept = made.reader()
     kept.last(STREAM, rows=10)
-    parse, decode = Mock(wraps=wire.parse), Mock(wraps=segment._decoded)
+    parse, decode = Mock(wraps=wire.parse), Mock(wraps=batch.decoded)
     monkeypatch.setattr(wire, "parse", parse)
-    monkeypatch.setattr(segment, "_decoded", decode)
+    monkeypatch.setattr(batch, "decoded", decode)
     path.write_bytes(data)
     assert spans(kept.last(STREAM, rows=10)) == [(390, 400, "rows")]
     assert min(call.args[1] for call in parse.call_args_list) > len(data) // 2

@@ -12,7 +12,7 @@ from typing import Self
 
 from scidaq.block import Block
 from scidaq.errors import Corrupt
-from scidaq.store import Segment
+from scidaq.store import Outline, Segment
 
 SMALL = 64 << 10
 """Batches below are checked when their turn comes: to tell another thread of them takes as long."""
@@ -42,19 +42,25 @@ class Checkers:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def ahead_of(self, segment: Segment) -> Ahead | None:
+    def ahead_of(self, segment: Segment | Outline) -> Ahead | None:
         """What gives the blocks of a segment; None where nothing would be gained."""
         return Ahead(segment, self) if self._threads > 1 and len(segment.data) >= 2 * STRETCH else None
 
-    def check(self, segment: Segment, batches: list[int]) -> Future[set[int]]:
-        """Begin to check; which of the batches are intact."""
+    def check(self, segment: Segment | Outline, batches: list[int]) -> Future[dict[int, Block | Corrupt]]:
+        """Begin to check; the rows of each batch, or why there are none."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "scidaq-check")
-        return self._pool.submit(_intact, segment, batches)
+        return self._pool.submit(_checked, segment, batches)
 
 
-def _intact(segment: Segment, batches: list[int]) -> set[int]:
-    return {i for i in batches if segment.intact(segment.batches[i])}
+def _checked(segment: Segment | Outline, batches: list[int]) -> dict[int, Block | Corrupt]:
+    out: dict[int, Block | Corrupt] = {}
+    for i in batches:
+        try:
+            out[i] = segment.block_at(i)
+        except Corrupt as error:
+            out[i] = error
+    return out
 
 
 class Ahead:
@@ -63,20 +69,20 @@ class Ahead:
     Half of what has been asked for, so that who wants little is not kept waiting for more.
     """
 
-    def __init__(self, segment: Segment, checkers: Checkers) -> None:
+    def __init__(self, segment: Segment | Outline, checkers: Checkers) -> None:
         self._segment, self._checkers = segment, checkers
-        self._checked: dict[int, Future[set[int]]] = {}
+        self._sizes = [entry.size for entry in segment.entries]
+        self._checked: dict[int, Future[dict[int, Block | Corrupt]]] = {}
         self._next = 0
         """The first batch that nobody has been told to check."""
         self._asked = self._ahead = 0
         """Bytes of the batches that were asked for, and of those among the others that are checked."""
 
     def block(self, i: int) -> Block:
-        """The rows of batch `i`, checked. Raises `Corrupt`."""
-        message = self._segment.batches[i]
-        size = message.header + message.body
+        """The rows of the batch of entry `i`, checked. Raises `Corrupt`."""
+        size = self._sizes[i]
         if size < SMALL:
-            return self._segment.block(message)
+            return self._segment.block_at(i)
         checked = self._checked.pop(i, None)
         self._asked += size
         if checked is None:
@@ -85,19 +91,19 @@ class Ahead:
             self._ahead -= size
         self._go_on()
         if checked is None:
-            return self._segment.block(message)
-        if i not in checked.result():
-            raise Corrupt(self._segment.path, message.at, "the checksum of a batch is wrong")
-        return self._segment.block(message, checked=True)
+            return self._segment.block_at(i)
+        found = checked.result().pop(i)
+        if isinstance(found, Corrupt):
+            raise found
+        return found
 
     def _go_on(self) -> None:
-        batches = self._segment.batches
-        while self._next < len(batches) and self._ahead + STRETCH <= min(self._asked // 2, FAR):
+        sizes = self._sizes
+        while self._next < len(sizes) and self._ahead + STRETCH <= min(self._asked // 2, FAR):
             stretch: list[int] = []
             size = 0
-            while self._next < len(batches) and size < STRETCH:
-                message = batches[self._next]
-                if (n := message.header + message.body) >= SMALL:
+            while self._next < len(sizes) and size < STRETCH:
+                if (n := sizes[self._next]) >= SMALL:
                     stretch.append(self._next)
                     size += n
                 self._next += 1

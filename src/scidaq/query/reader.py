@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from scidaq.store import (
     Damage,
     Files,
     Mark,
+    Outline,
     Record,
     Segment,
     SegmentRow,
@@ -81,9 +83,11 @@ class _Piece:
     bytes: int
     ranges: Sequence[tuple[int, int]]
     ledger: Ledger
-    segment: Segment | None = None
+    segment: Segment | Outline | None = None
     ahead: Ahead | None = None
     """What checks its batches before their turn comes, where somebody does."""
+    doubted: bool = False
+    """Whether a batch was not what the outline says: then all headers are looked at."""
     rivals: Sequence[_Piece] = ()
     """Segments of higher generations that have some of its rows too."""
 
@@ -456,15 +460,24 @@ class Reader:
             self._growing[path] = segment
         return segment
 
-    def _segment(self, piece: _Piece) -> Segment | None:
+    def _segment(self, piece: _Piece) -> Segment | Outline | None:
         if piece.segment is None:
             try:
-                piece.segment = Segment(self._files.map(piece.path), piece.path, check=False)
+                data = self._files.map(piece.path)
             except FileNotFoundError:
                 return None
+            outline = None if piece.doubted else Outline.of(data, piece.path)
+            piece.segment = outline or Segment(data, piece.path, check=False)
         if piece.segment.epoch is None:
             directory = piece.path.parent
             piece.segment.epoch = self._schemas.get((f"{directory.parent.name}/{directory.name}", piece.epoch))
+        return piece.segment
+
+    def _doubt(self, piece: _Piece, outline: Outline) -> Segment:
+        """The segment by all its headers, since its outline is not borne out."""
+        if not isinstance(piece.segment, Segment):
+            piece.segment = Segment(outline.data, outline.path, outline.epoch, check=False)
+        piece.ahead, piece.doubted = None, True
         return piece.segment
 
     def _epoch(self, stream: str, holding: _Holding) -> Epoch:
@@ -532,30 +545,28 @@ class Reader:
         window = _Window(start_ns, stop_ns, epoch.schema)
         notes = _Notes(stream, holding.number)
         queue: list[_Item] = []
-        for i, record in enumerate(holding.records):
+        ties = count()
+        for record in holding.records:
             notes.take(record.gaps, record.left_out)
             if record.block is not None:
-                heapq.heappush(queue, (record.block.first, 1, i, record.block))
+                heapq.heappush(queue, (record.block.first, 1, next(ties), record.block))
         done = RangeSet()
-        count = len(holding.records)
         while pieces or queue:
             while pieces and (not queue or pieces[0].first <= queue[0][0]):
                 piece = pieces.pop(0)
                 piece.rivals = [p for p in holding.pieces if p.generation > piece.generation and _both(p, piece)]
-                opened, row = self._open(piece, queue, notes, count, first_row, start_ns)
-                count, at = count + opened, max(at, row)
+                at = max(at, self._open(piece, queue, notes, ties, first_row, start_ns))
                 piece.ahead = checkers.ahead_of(piece.segment) if piece.segment is not None else None
             if not queue:
                 break
             first, order, _, source = heapq.heappop(queue)
-            runs = self._fresh(source, done)
+            runs = self._fresh(source, done, queue, ties)
             if runs and runs[0].first == first:
                 block, *runs = runs
             else:
                 block = None
             for rest in runs:  # what lies between comes from elsewhere, and before it
-                count += 1
-                heapq.heappush(queue, (rest.first, order, count, rest))
+                heapq.heappush(queue, (rest.first, order, next(ties), rest))
             if block is None:
                 continue
             done.add(block.first, block.end)
@@ -586,34 +597,41 @@ class Reader:
                 notes.take_from(segment)
 
     def _open(
-        self, piece: _Piece, queue: list[_Item], notes: _Notes, count: int, first_row: int, start_ns: int | None
-    ) -> tuple[int, int]:
+        self,
+        piece: _Piece,
+        queue: list[_Item],
+        notes: _Notes,
+        ties: Iterator[int],
+        first_row: int,
+        start_ns: int | None,
+    ) -> int:
         """Put the batches of a segment that may have rows of the range into the queue.
 
-        How many it has, and a row before which everything is earlier than the range.
+        The row before which everything is earlier than the range.
         """
         segment = self._segment(piece)
         if segment is None:
-            return 0, 0
+            return 0
         if segment.epoch is not None:
             self._schemas.setdefault((segment.epoch.stream, segment.epoch.number), segment.epoch)
         notes.take_from(segment)
         earlier = 0 if start_ns is None else _before(segment, start_ns)
         first_row = max(first_row, earlier)
-        for i, message in enumerate(segment.batches):
-            if message.rows and int(message.facts["first"]) + message.rows > first_row:
-                order = (int(message.facts["first"]), -piece.generation, count + i)
-                heapq.heappush(queue, (*order, (piece, segment, i)))
-        return len(segment.batches), earlier
+        _put(queue, piece, segment, ties, first_row)
+        return earlier
 
-    def _fresh(self, source: _Source, done: RangeSet) -> list[Block]:
+    def _fresh(self, source: _Source, done: RangeSet, queue: list[_Item], ties: Iterator[int]) -> list[Block]:
         """The rows that have not been given and that no higher generation has; a damaged batch gives none."""
         if isinstance(source, Block):
             return [source.slice(a, b) for a, b in done.missing(source.first, source.end)]
         piece, segment, i = source
+        if piece.doubted and isinstance(segment, Outline):
+            return []  # its rows are in the queue by other means
         try:
-            block = piece.ahead.block(i) if piece.ahead is not None else segment.block(segment.batches[i])
+            block = piece.ahead.block(i) if piece.ahead is not None else segment.block_at(i)
         except Corrupt:
+            if isinstance(segment, Outline):  # what is there in its place, only the headers tell
+                _put(queue, piece, self._doubt(piece, segment), ties, segment.entries[i].first)
             return []
         if not piece.rivals and not done.within(block.first, block.end):
             return [block]
@@ -627,25 +645,37 @@ class Reader:
     def _intact(self, piece: _Piece, first: int, end: int) -> Iterator[tuple[int, int]]:
         """The batches of a segment that hold any of the rows `[first, end)` undamaged."""
         segment = self._segment(piece)
-        for message in segment.batches if segment is not None else ():
-            a = int(message.facts.get("first", 0))
-            if segment is not None and message.rows and a < end and first < a + message.rows:
-                with suppress(Corrupt):
-                    block = segment.block(message)
+        for i, entry in enumerate(segment.entries if segment is not None else ()):
+            if segment is not None and entry.first < end and first < entry.end:
+                try:
+                    block = segment.block_at(i)
                     yield block.first, block.end
+                except Corrupt:
+                    if isinstance(segment, Outline):
+                        self._doubt(piece, segment)
+                        yield from self._intact(piece, first, end)
+                        return
 
 
-def _before(segment: Segment, start_ns: int) -> int:
+def _put(queue: list[_Item], piece: _Piece, segment: Segment | Outline, ties: Iterator[int], first_row: int) -> None:
+    """Put the batches of a segment that have rows from `first_row` on into the queue."""
+    for i, entry in enumerate(segment.entries):
+        if entry.end > first_row:
+            heapq.heappush(queue, (entry.first, -piece.generation, next(ties), (piece, segment, i)))
+
+
+def _before(segment: Segment | Outline, start_ns: int) -> int:
     """A row before which everything in a segment is earlier than a time: the first of the newest batch that begins so.
 
     Time does not go back in an epoch, so those need not be read. That batch must: its header alone may be wrong.
     """
-    rows = sorted((m for m in segment.batches if m.rows), key=lambda m: int(m.facts["first"]))
-    at = bisect_left(rows, start_ns, key=lambda m: int(m.facts["t0"]))
-    for message in reversed(rows[:at]):
-        if int(message.facts["t0"]) < start_ns:
+    entries = segment.entries
+    rows = sorted(range(len(entries)), key=lambda i: entries[i].first)
+    at = bisect_left(rows, start_ns, key=lambda i: entries[i].t0_ns)
+    for i in reversed(rows[:at]):
+        if entries[i].t0_ns < start_ns:
             with suppress(Corrupt):
-                block = segment.block(message)
+                block = segment.block_at(i)
                 if block.t0_ns < start_ns:
                     return block.first
     return 0
@@ -664,13 +694,14 @@ class _Behind:
         self._free = 0
         """Up to which byte of its file."""
 
-    def read(self, piece: _Piece, segment: Segment, i: int) -> None:
+    def read(self, piece: _Piece, segment: Segment | Outline, i: int) -> None:
         """Rows of a batch were given to the reader, who has asked for more."""
         if self._piece is not piece:
             if self._piece is not None and not piece.rivals:
                 self._piece.segment = self._piece.ahead = None  # opened again, should anybody look for a reason there
             self._piece, self._free = piece, 0
-        end = segment.batches[i].end
+        entry = segment.entries[i]
+        end = entry.at + entry.size
         mapped = segment.data.obj
         if end - self._free >= 2 * self.LAG and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             size = (end - self._free - self.LAG) // self.LAG * self.LAG
@@ -678,7 +709,7 @@ class _Behind:
             self._free += size
 
 
-_Source = Block | tuple[_Piece, Segment, int]
+_Source = Block | tuple[_Piece, Segment | Outline, int]
 """Rows that come up: a block, or a batch of a segment that is decoded when its turn comes."""
 _Item = tuple[int, int, int, _Source]
 """First row, order among those with the same (higher generations first), a number that breaks ties, rows."""
@@ -818,9 +849,9 @@ class _Notes:
             self._left_out.add(first, end)
             self.end = max(self.end, end)
 
-    def take_from(self, segment: Segment) -> None:
+    def take_from(self, segment: Segment | Outline) -> None:
         """Note those of a segment."""
-        self.take(segment.gaps(), [r for b in segment.batches for r in b.facts.get("left_out", ())])
+        self.take(segment.gaps(), segment.left_out())
 
     def lacks(self, first: int, end: int) -> bool:
         """Whether nothing has been noted of some of the rows `[first, end)`."""

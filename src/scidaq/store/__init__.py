@@ -27,6 +27,7 @@ from scidaq.store.files import Buffer, File, Files, PortableFiles, PosixFiles, m
 from scidaq.store.journal import Record, journal_files, read_journal
 from scidaq.store.judging import judge, judge_catalog, moves
 from scidaq.store.options import Options
+from scidaq.store.outline import Entry, Outline
 from scidaq.store.quarantine import Quarantined, quarantined
 from scidaq.store.reading import segment_files, stream_directories
 from scidaq.store.recorder import Recorder
@@ -71,6 +72,7 @@ __all__ = [
     "Buffer",
     "Buffers",
     "Damage",
+    "Entry",
     "Express",
     "File",
     "Files",
@@ -78,6 +80,7 @@ __all__ = [
     "Known",
     "Mark",
     "Options",
+    "Outline",
     "Plan",
     "Policy",
     "PortableFiles",

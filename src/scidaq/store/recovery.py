@@ -21,12 +21,13 @@ from scidaq.block import Block, Epoch, Gap, Ledger, RangeSet, Reason
 from scidaq.clock import Clock
 from scidaq.errors import Corrupt
 from scidaq.store import wire
+from scidaq.store.batch import previous_of
 from scidaq.store.directory import CATALOG, STATION
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.files import PAGE, Files, make_directory, publish
 from scidaq.store.journal import Record, journal_files, journal_keep, read_journal, written
 from scidaq.store.reading import segment_files, stream_directories
-from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter, previous_of
+from scidaq.store.segment import Buffers, Damage, Segment, SegmentName, SegmentWriter
 from scidaq.store.space import BALLAST
 from scidaq.store.track import Book, Stand
 
@@ -342,7 +343,7 @@ def _continued(segment: Segment, station: str, clock: Clock) -> SegmentWriter:
     head = wire.parse(segment.data, 0, segment.path)
     last = segment.batches[-1] if segment.batches else head
     last_seq = int(last.facts.get("seq", -1))
-    writer.go_on(segment.id, segment.keep, last.crc, last_seq + 1)
+    writer.go_on(segment.id, segment.keep, last.crc, last_seq + 1, segment.batches)
     found = found_segment(segment, 0)
     writer.totals.rows, writer.totals.gap_rows = found.ranges.total, sum(g.rows or 0 for g in segment.gaps())
     writer.totals.batches = len(segment.batches)

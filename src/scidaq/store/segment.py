@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import mmap
 import re
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,10 +21,12 @@ from uuid import uuid4
 import numpy as np
 import orjson
 
-from scidaq.block import Block, Bytes, Epoch, Gap, Ledger, RangeSet, buffer_count, from_buffers, join_buffers, padded
+from scidaq.block import Block, Bytes, Epoch, Gap, Ledger, RangeSet, buffer_count, join_buffers, padded
 from scidaq.errors import Corrupt, InvalidBlock
 from scidaq.store import wire
+from scidaq.store.batch import block_of, previous_of
 from scidaq.store.files import PAGE
+from scidaq.store.outline import LEAST, Entry, entry_of, is_noted, outline_json
 
 FORMAT = 1
 SUFFIX = ".arrows"
@@ -146,15 +149,23 @@ class SegmentWriter:
         self._fill = 0
         self.dirty = False
         """Whether batches have been encoded since the last commit."""
+        self._entries = array("q")
+        """For the outline: five numbers for each batch with rows."""
+        self._noted: list[int] = []
 
     @property
     def seq(self) -> int:
         """How many batches have been encoded."""
         return self._seq
 
-    def go_on(self, uuid: str, at: int, crc: int, seq: int) -> None:
-        """Continue a segment that another writer has begun: for recovery, which seals what it finds."""
+    def go_on(self, uuid: str, at: int, crc: int, seq: int, before: Sequence[wire.Message]) -> None:
+        """Continue a segment that another writer has begun: for recovery, which seals what it finds.
+
+        `before` are the batches that are there.
+        """
         self.id, self.at, self._crc, self._seq = uuid, at, crc, seq
+        self._entries = array("q", (n for m in before if m.rows for n in entry_of(m)))
+        self._noted = [m.at for m in before if is_noted(m.facts)]
 
     def append(self, block: Block | Sequence[Block], gaps: Sequence[Gap] = ()) -> bool:
         """Encode a block, or several that follow one another, as one batch; False (and nothing done) while no buffer
@@ -197,9 +208,10 @@ class SegmentWriter:
         t_ns: int = 0,
     ) -> bool:
         """End the segment: totals, then the end-of-stream marker of Arrow. False while no buffer is free."""
-        facts = self._commit_facts(high, ledger, left_out, gaps) | {
-            "seal": {"by": by, "t_ns": t_ns} | self.totals.as_json()
-        }
+        totals = {"by": by, "t_ns": t_ns} | self.totals.as_json()
+        if self._seq >= LEAST and (outline := outline_json(self._entries, self._noted)) is not None:
+            totals["outline"] = outline
+        facts = self._commit_facts(high, ledger, left_out, gaps) | {"seal": totals}
         nothing = _NOTHING * self._shape.buffers
         if not self._message(0, [(0, 0)] * self._shape.nodes, nothing, facts, PAGE, wire.EOS):
             return False
@@ -250,6 +262,10 @@ class SegmentWriter:
             self._crc = wire.sign(message, self._shape.crc_at, self._crc)
         if trailer:
             buffer[to : to + len(trailer)] = trailer
+        if rows:
+            self._entries.extend((self.at, len(header) + body, facts["first"], rows, facts["t0"]))
+        if is_noted(facts):
+            self._noted.append(self.at)
         self._fill += size
         self.at += size
         self._seq += 1
@@ -425,11 +441,6 @@ def _resume(data: memoryview, path: Path, start: int, needle: bytes) -> Iterator
             continue
 
 
-def previous_of(message: wire.Message) -> int:
-    """The checksum of the message before, as a batch says it. Raises `KeyError` or `ValueError`."""
-    return int(str(message.facts["prev"]), 16)
-
-
 _LAG = 16 << 20
 
 
@@ -458,6 +469,8 @@ class Segment:
         self.batches: list[wire.Message] = []
         self.damage: list[Damage] = []
         self.seal: dict[str, Any] | None = None
+        self._entries: list[Entry] | None = None
+        self._with_rows: list[wire.Message] = []
         self.head = 0
         """Bytes of the schema message."""
         seen = 0
@@ -491,7 +504,7 @@ class Segment:
         if any(str(b.facts.get("id")) != self.id for b in batches) or (damage and self.damage and not batches):
             return None
         grown = copy.copy(self)
-        grown.data, grown.batches, grown.damage = data, self.batches + batches, damage
+        grown.data, grown.batches, grown.damage, grown._entries = data, self.batches + batches, damage, None
         grown.seal = batches[-1].facts.get("seal") if batches else None
         return grown
 
@@ -521,18 +534,21 @@ class Segment:
         last = self.batches[-1].end if self.batches else self.head
         return min([last, *(d.at for d in self.damage if d.at >= self.durable)])
 
-    def intact(self, message: wire.Message) -> bool:
-        """Whether a batch is what its checksum says. May be asked from any thread."""
-        try:
-            return message.crc == wire.checksum(self.data, message, previous_of(message))
-        except (KeyError, ValueError, OverflowError):
-            return False
+    @property
+    def entries(self) -> list[Entry]:
+        """The batches with rows, in the order of the file."""
+        if self._entries is None:
+            self._with_rows = [m for m in self.batches if m.rows]
+            self._entries = [entry_of(m) for m in self._with_rows]
+        return self._entries
 
-    def block(self, message: wire.Message, checked: bool = False) -> Block:
-        """The rows of a batch, checked against its checksum unless it is known to be intact. Raises `Corrupt`."""
-        if not checked and not self.intact(message):
-            raise Corrupt(self.path, message.at, "the checksum of a batch is wrong")
-        return _decoded(self.data, self.path, message, self.epoch)
+    def block_at(self, i: int) -> Block:
+        """The rows of the batch of entry `i`, checked against its checksum. Raises `Corrupt`."""
+        return self.block(self._with_rows[i])
+
+    def block(self, message: wire.Message) -> Block:
+        """The rows of a batch, checked against its checksum. May be asked from any thread. Raises `Corrupt`."""
+        return block_of(self.data, self.path, message, self.epoch)
 
     def gaps(self) -> list[Gap]:
         """Every gap record in the file, in order."""
@@ -541,21 +557,13 @@ class Segment:
         e = self.epoch
         return [Gap.from_json(e.stream, e.number, g) for b in self.batches for g in b.facts.get("gaps", ())]
 
+    def left_out(self) -> list[tuple[int, int]]:
+        """Every range of rows that were left out by policy, in order."""
+        return [(a, b) for m in self.batches for a, b in m.facts.get("left_out", ())]
+
     def commits(self) -> list[wire.Message]:
         """The batches that end a commit."""
         return [b for b in self.batches if "ledger" in b.facts]
-
-
-def _decoded(data: memoryview, path: Path, message: wire.Message, epoch: Epoch | None) -> Block:
-    """The rows of one intact batch as a block whose arrays are views of the file."""
-    if epoch is None:
-        raise Corrupt(path, 0, "the schema is lost")
-    buffers = wire.body_buffers(data, message)
-    f = message.facts
-    try:
-        return from_buffers(epoch.stream, epoch.number, f["first"], epoch.schema, message.rows, f["t0"], buffers)
-    except (InvalidBlock, ValueError, KeyError) as e:
-        raise Corrupt(path, message.at, f"a batch that is no block ({e})") from e
 
 
 def ranges_of(segment: Segment) -> RangeSet:

@@ -395,6 +395,16 @@ def find_batch(data: memoryview, start: int, needle: bytes) -> Iterator[int]:
         found = haystack.find(needle, found + 1)
 
 
+def last_batch(data: memoryview, needle: bytes) -> int | None:
+    """Where the last message may begin, judging by the facts that begin with `needle`."""
+    haystack = data.obj if hasattr(data.obj, "rfind") else bytes(data)
+    found = haystack.rfind(needle, 0, len(data))
+    for at in range((found - _KV) // ALIGN * ALIGN, max(0, found - _REACH) - 1, -ALIGN):
+        if data[at : at + 4] == EOS[:4] and _json_at(data, at) == found:
+            return at
+    return None
+
+
 def _json_at(data: memoryview, at: int) -> int:
     """Where the JSON of a batch that begins at `at` would stand."""
     try:
