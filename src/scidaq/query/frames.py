@@ -29,9 +29,12 @@ def _library(name: str) -> Any:
         raise ImportError(f"{name} is not installed: pip install 'scidaq[{name}]'", name=name) from None
 
 
-def _number(channel: Channel, put: Together) -> tuple[Array, Mask | None]:
+Numbers = dict[str, tuple[Array, Mask | None]]
+"""Of each channel that has numbers the values, and which rows have one."""
+
+
+def _number(values: Array, valid: Mask | None) -> tuple[Array, Mask | None]:
     """The values of a channel; of floats the missing ones are NaN, and then nothing else says so."""
-    values, valid = put.numbers(channel)
     if valid is None or values.dtype.kind != "f":
         return values, valid
     values = np.array(values)
@@ -45,11 +48,13 @@ def _number(channel: Channel, put: Together) -> tuple[Array, Mask | None]:
 def to_pandas(rows: Rows, put: Together) -> pd.DataFrame:
     """See `Rows.to_pandas`."""
     pandas = _library("pandas")
-    index = pandas.DatetimeIndex(put.times().view("datetime64[ns]"), name="time").tz_localize("UTC")
+    # From whole numbers: those are taken for UTC without being looked at one by one.
+    index = pandas.DatetimeIndex(put.times(), name="time", dtype=pandas.DatetimeTZDtype("ns", "UTC"))
+    numbers = put.all_numbers(rows.channels)
     parts: list[Any] = []
     units: dict[str, str] = {}
     for channel in rows.channels:
-        part = _columns(pandas, channel, put, index)
+        part = _columns(pandas, channel, put, numbers, index)
         parts.append(part)
         units |= dict.fromkeys(map(str, part.columns), channel.unit)
     frame = parts[0] if len(parts) == 1 else pandas.concat(parts, axis=1) if parts else pandas.DataFrame(index=index)
@@ -57,11 +62,11 @@ def to_pandas(rows: Rows, put: Together) -> pd.DataFrame:
     return frame
 
 
-def _columns(pandas: Any, channel: Channel, put: Together, index: Any) -> Any:
+def _columns(pandas: Any, channel: Channel, put: Together, numbers: Numbers, index: Any) -> Any:
     """The columns of one channel, without copies where it can be."""
     if channel.dtype == "text":
         return put.texts(channel).to_pandas().set_axis(index).to_frame(channel.name)
-    values, valid = _number(channel, put)
+    values, valid = _number(*numbers[channel.name])
     if len(channel.shape) == 2:
         images = np.empty(len(values), object)
         for row in range(len(values)) if valid is None else np.flatnonzero(valid):
@@ -101,6 +106,7 @@ def to_xarray(rows: Rows, put: Together) -> xr.Dataset:
     xarray = _library("xarray")
     time = put.times().view("datetime64[ns]")
     sizes = {channel.shape for channel in rows.channels if len(channel.shape) == 2}
+    numbers = put.all_numbers(rows.channels)
     variables: dict[str, Any] = {}
     coordinates: dict[str, Any] = {"time": ("time", time, {"time_zone": "UTC"})}
     for channel in rows.channels:
@@ -111,7 +117,7 @@ def to_xarray(rows: Rows, put: Together) -> xr.Dataset:
         if channel.dtype == "text":
             values: Array = put.texts(channel).to_numpy()
         else:
-            values, valid = _number(channel, put)
+            values, valid = _number(*numbers[channel.name])
             if valid is not None:
                 attributes["recorded_dtype"] = channel.dtype
                 values = _floating(values, valid, channel)
