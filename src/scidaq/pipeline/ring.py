@@ -51,11 +51,13 @@ class Ring:
         capacity_bytes: int,
         history_bytes: int = 0,
         bell: Callable[[str, int], None] | None = None,
+        told: Callable[[Gap], None] | None = None,
     ) -> None:
-        """`bell(stream, bytes)` is called in the offering thread after an entry has come in; it must be quick."""
+        """`bell(stream, bytes)` is called in the offering thread after an entry has come in, and `told` with each gap;
+        both must be quick."""
         self.stream, self.capacity_bytes = stream, capacity_bytes
-        self._history_limit = history_bytes
-        self._bell = bell
+        self._history_limit = self._own_history = history_bytes
+        self._bell, self._told = bell, told
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._entries: deque[tuple[Entry, int]] = deque()
@@ -105,6 +107,8 @@ class Ring:
             self._changed.notify_all()
         if self._bell is not None:
             self._bell(self.stream, self.LOUD if 2 * self._held >= self.capacity_bytes else size)
+        if self._told is not None and isinstance(item, Gap):
+            self._told(item)
         return True
 
     def _trim(self) -> None:
@@ -146,6 +150,13 @@ class Ring:
             self._budgets.add(stage)
             return stage
 
+    def _part(self, stage: Budget) -> None:
+        """Keep no more for a stage."""
+        with self._lock:
+            self._budgets.discard(stage)
+            self._history_limit = max([self._own_history, *(one.budget_bytes for one in self._budgets)])
+            self._trim()
+
     def latest(self) -> Latest:
         """A reader that wants only the newest block."""
         with self._lock:
@@ -158,6 +169,11 @@ class Ring:
     def newest_block(self) -> Block | None:
         """The newest block that was offered, be it durable or not; None before the first."""
         return self._newest
+
+    def recent(self) -> list[Block | Gap | Epoch]:
+        """What it has still, oldest first: everything that is not durable, and perhaps some of what is."""
+        with self._lock:
+            return [entry.item for entry, _ in self._entries]
 
     def close(self) -> None:
         """No more will be offered; readers that wait return."""
@@ -244,6 +260,8 @@ class Budget:
 
     def __init__(self, ring: Ring, start: int, budget_bytes: int) -> None:
         self._ring, self._next, self.budget_bytes = ring, start, budget_bytes
+        self.before = ring._newest
+        """The newest block that it was too late for when it was made; None where there was none."""
         self._missed: list[Entry] = []
         """What the ring has let go of before it was taken: epochs and gaps as they were, blocks as gaps."""
 
@@ -268,6 +286,15 @@ class Budget:
                 self._miss(entry)
             out, self._missed = self._missed, []
             return out
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to take; a glance, without the lock."""
+        return self._ring._next > self._next or bool(self._missed)
+
+    def close(self) -> None:
+        """It takes no more, and the ring keeps nothing for it."""
+        self._ring._part(self)
 
     def _passed(self, entry: Entry) -> None:
         """The ring lets go of an entry (with its lock held)."""
