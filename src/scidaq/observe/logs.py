@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ TOLD_S = 60.0
 """For how long dropped events make the log degraded."""
 CLOSE_S = 5.0
 _BATCH = 500
+KEPT = 1000
+"""Events that are kept for those who want to see the newest."""
 _LEVELS = {
     "debug": 10,
     "info": 20,
@@ -103,6 +106,7 @@ class Logs:
         if self._console is not None:
             self._sinks.append(self._console)
             self._file.tell = self._console.say
+        self._tail: deque[tuple[int, Event]] = deque(maxlen=KEPT)
         self._before: dict[str, Any] = {}
         self._handler = _Handler(self._take_record)
 
@@ -172,8 +176,7 @@ class Logs:
             values = {**bound, **values}
         thread = threading.current_thread().name
         event = Event(self._clock.now_ns(), level, module, frame.f_lineno, thread, name, values)
-        for sink in sinks:
-            sink.put(event)
+        self._put(event, sinks)
         raise structlog.DropEvent
 
     def _take_record(self, record: logging.LogRecord) -> None:
@@ -185,7 +188,11 @@ class Logs:
         if record.exc_info:
             values["exception"] = _traceback(record.exc_info)
         where = record.module, record.lineno, record.threadName or ""
-        event = Event(self._clock.now_ns(), level, *where, record.name, values)
+        self._put(Event(self._clock.now_ns(), level, *where, record.name, values), sinks)
+
+    def _put(self, event: Event, sinks: list[_Sink]) -> None:
+        with self._counting:
+            self._tail.append((self._tail[-1][0] + 1 if self._tail else 1, event))
         for sink in sinks:
             sink.put(event)
 
@@ -196,6 +203,33 @@ class Logs:
         return [sink for sink in self._sinks if sink.room()]
 
     # ---- what others ask ----
+
+    def newest(self) -> int:
+        """Number of the newest event; 0 before the first."""
+        tail = self._tail
+        return tail[-1][0] if tail else 0
+
+    def lines(self, level: int, limit: int, after: int | None = None) -> list[dict[str, Any]]:
+        """The newest events of at least this level, without secrets, oldest first; with `after`, the first ones behind
+        that number. Each has `seq`, `at_ns`, `level`, `event`, `logger` and `values`. The last thousand are kept."""
+        with self._counting:
+            found = [one for one in self._tail if one[1].level >= level and (after is None or one[0] > after)]
+        found = found[-limit:] if after is None else found[:limit]
+        return [self._told(seq, event) for seq, event in found]
+
+    def _told(self, seq: int, event: Event) -> dict[str, Any]:
+        hidden = self._redactor.values({k: v for k, v in event.values.items() if k != "event"})
+        said = {
+            "seq": seq,
+            "at_ns": event.t_ns,
+            "level": _NAMES[event.level],
+            "event": str(event.values.get("event", "")),
+            "logger": event.logger,
+            "values": hidden,
+        }
+        line = orjson.dumps(said, default=repr, option=_OPTIONS)
+        out: dict[str, Any] = orjson.loads(self._redactor.text(line.decode()))
+        return out
 
     def stats(self) -> LogStats:
         """A snapshot."""
