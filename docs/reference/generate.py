@@ -32,6 +32,7 @@ def pages() -> dict[str, str]:
         "metrics.md": metrics_page(),
         "errors.md": errors_page(),
         "api.md": api_page(),
+        "live.md": live_page(),
     }
 
 
@@ -236,6 +237,86 @@ def _problems() -> str:
 
     rows = [(f"`urn:scidaq:{name}`", str(status), f"`{kind.__name__}`") for kind, status, name in STATUSES]
     return table(("type", "status", "error"), rows)
+
+
+# ---- the live socket ------------------------------------------------------------------------------------------------
+
+LIVE = """`GET /api/v1/live` is a WebSocket (RFC 6455): a client says what it wants to see, and gets frames of it until it has enough.
+[The HTTP interface](../http-api.md#live) shows it at work.
+
+A key is sent, and refused, as with any request; the handshake of who is refused is answered with a problem that says why. Without
+compression. Text messages are JSON, in UTF-8, one object each; times in them are nanoseconds since 1970 as text, since browsers
+cannot hold them as numbers. A message of a client has 64 KiB at most, a connection 64 subscriptions, and 64 KiB of messages a second
+(512 KiB at once). What is not understood is answered with `error`; after 100 of these, with anything binary, and with more than is
+allowed, the connection is closed. The JSON Schema of all messages is at `/api/v1/live/schema`."""
+
+FRAMES = """Binary messages are frames, little-endian: `u32` length of a header, the header as JSON, zeros up to a multiple of 8, then
+buffers, each beginning at a multiple of 8. `buffers` in the header says of each its `dtype` (`f4`, `f8`, `i4`, `u1`, `u4`), `shape`, and
+`offset` from the end of the padded header. `scidaq.web.frames` reads and writes them.
+
+The header of a view (`"kind": "view"`) has
+
+- `view`: which one, as `subscribed` said; `seq`: counts its frames, -1 for what `since_ns` asked for (then also `"history": true`);
+- `stream`, `channels` (name, unit, dtype, shape, labels; in the order of the buffers, and as they are in this frame);
+- `base_ns`: what the times in the buffers are relative to; `step_ns`: length of the grid's cells;
+- `gaps`: holes that were announced: `start_ns`, `stop_ns` (either may be null), `rows` (null where nobody can know), `reason`, `open`;
+- `raw`: when true each bucket is a single row, and of the values only `last` is there.
+
+and the buffers, with one element for each bucket: `t0`, `t1` (time of its first and last row, `f8`, ns after `base_ns`), `n` (its rows),
+and for channel *i* `min:i`, `max:i`, `mean:i`, `last:i` (`f8`, NaN where there is no value). An array that is shown whole is `array:i` (`f4`).
+
+A bucket has the rows of one cell of the grid, which is the same for everybody: cell *k* begins at *k* · `step_ns` after 1970. It goes
+neither over a gap nor into another epoch, so a cell may have several. Its `min` and `max` are exactly those of its rows, calibrated.
+Each frame has the buckets that changed since the frame before. The newest is not full yet and comes again with the same `t0`: **a
+bucket takes the place of the one with the same `t0`**. Rows that come late (a source that catches up) are buckets in the past.
+
+**Nothing is missing.** With `since_ns` a client that was cut off gets what it missed, as one or more frames before the first live one, and
+nothing twice; its buckets may be longer than those that follow, each frame has its `step_ns`. A client that is too slow gets the newest
+frame when it takes some again, and before it `skipped` with the stretch that it can ask for over HTTP. One that takes nothing for
+`server.live_stall_seconds` is cut off. A key that is revoked or expires ends its connections within seconds, with the code 4401."""
+
+
+def live_page() -> str:
+    """Every message of the live socket."""
+    from scidaq.web.messages import INCOMING, OUTGOING
+
+    parts = ["# The live socket", f"{LIVE} {MADE}", "## What a client says"]
+    for kinds, head in ((INCOMING, ""), (OUTGOING, "## What it is told")):
+        parts += [head] if head else []
+        for kind in kinds:
+            made = kind.model_json_schema(mode="validation")
+            needed = made.get("required", ())
+            rows = [
+                (
+                    f"`{name}`",
+                    _kind_of(one, made),
+                    "yes" if name in needed else "",
+                    " ".join(one.get("description", "").split()),
+                )
+                for name, one in made["properties"].items()
+            ]
+            said = inspect.getdoc(kind) or ""
+            parts += [f"### {kind.__name__}", said, table(("field", "is", "needed", "meaning"), rows)]
+    parts += ["## Frames", FRAMES]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _kind_of(one: dict[str, Any], whole: dict[str, Any]) -> str:
+    """What a field may be, in few words."""
+    if "$ref" in one:
+        return str(one["$ref"].rpartition("/")[2])
+    if "const" in one:
+        return f"`{one['const']}`"
+    if "enum" in one:
+        return ", ".join(f"`{value}`" for value in one["enum"])
+    if "anyOf" in one:
+        return " or ".join(_kind_of(each, whole) for each in one["anyOf"])
+    if one.get("type") == "array":
+        return f"list of {_kind_of(one.get('items', {}), whole)}"
+    limits = [str(one[name]) for name in ("minimum", "maximum") if name in one]
+    return {"string": "text", "null": "null"}.get(one.get("type", ""), one.get("type", "any")) + (
+        f" from {limits[0]} to {limits[1]}" if len(limits) == 2 else ""
+    )
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import operator
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -280,6 +280,8 @@ class FactsLog:
         self._directory, self._clock, self._files = directory, clock, files
         self._lock = threading.Lock()
         self._closed = False
+        self.told: Callable[[Fact], None] | None = None
+        """Is told of each fact once it is durable, in the thread that wrote it."""
         self._file: Handle | None = None
         self._size = 0
         self._number = -1
@@ -353,6 +355,8 @@ class FactsLog:
                 raise WriteFailed(f"facts log {self._directory}: {error}; the fact is not confirmed") from error
             self._size += len(line)
             self._next_seq, self._prev = fact.seq + 1, crc
+        if self.told is not None:
+            self.told(fact)
         return fact
 
     def _room_for(self, size: int) -> Handle:

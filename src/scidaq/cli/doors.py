@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scidaq.config import Config, Reloader
     from scidaq.observe import Sample
     from scidaq.station import Station
-    from scidaq.web import KeyStore, WebServer
+    from scidaq.web import KeyStore, LogTail, WebServer
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ BOOTSTRAP_HOURS = 24.0
 
 
 @contextmanager
-def doors(station: Station, reloader: Reloader, clock: Clock, *, any_port: bool) -> Iterator[WebServer]:
+def doors(station: Station, reloader: Reloader, clock: Clock, logs: LogTail, *, any_port: bool) -> Iterator[WebServer]:
     """The HTTP port and the control socket, whose address is noted beside the data as long as they are open."""
     from scidaq.store import note_control, system_files
     from scidaq.web import KeyStore, open_doors
@@ -37,7 +37,7 @@ def doors(station: Station, reloader: Reloader, clock: Clock, *, any_port: bool)
     keys = KeyStore(data_dir, clock)
     first = _first_keys(keys, config) if config.security.keys and config.server.enabled else None
     uuid, server, security = station.stats().uuid, config.server, config.security
-    with open_doors(station, uuid, keys, server, security, any_port=any_port, config=reloader) as web:
+    with open_doors(station, uuid, keys, server, security, any_port=any_port, config=reloader, logs=logs) as web:
         web.first_key = first
         station.metrics.add(lambda: _samples(web))
         with suppress(OSError):  # a full disk: then it is found where it always is

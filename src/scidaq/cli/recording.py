@@ -119,7 +119,7 @@ def record(
                 hide,
             )
             ticks = _ticks(clock, asked, every_s, seconds)
-            open_doors = doors(station, reloader, clock, any_port=demo)
+            open_doors = doors(station, reloader, clock, logs, any_port=demo)
             with hung_up.answered(reloader.try_reload), notifier, open_doors as web:
                 for line in welcome(web, config):
                     _say(line)

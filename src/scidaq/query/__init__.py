@@ -5,6 +5,7 @@ the rows were written. `open_store` (`scidaq.open`) is the door for scripts and 
 """
 
 from scidaq.query.buckets import Grid, decimated
+from scidaq.query.folding import Buckets, Fold, Lane, Newest, arrays_of, lanes_of
 from scidaq.query.reader import Place, Reader, StreamSummary
 from scidaq.query.rows import Rows
 from scidaq.query.run import RunView
@@ -13,7 +14,11 @@ from scidaq.query.store import Store, open_store
 from scidaq.query.stream import Stream
 
 __all__ = [
+    "Buckets",
+    "Fold",
     "Grid",
+    "Lane",
+    "Newest",
     "Place",
     "Reader",
     "Rows",
@@ -21,7 +26,9 @@ __all__ = [
     "Store",
     "Stream",
     "StreamSummary",
+    "arrays_of",
     "decimated",
+    "lanes_of",
     "open_store",
     "settings_at",
     "snapshot_at",

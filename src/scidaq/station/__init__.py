@@ -2,6 +2,7 @@
 
 from scidaq.station.exporting import Export, ExportFile, Exports, ExportWanted
 from scidaq.station.importing import Imported, Importer, Source, streams_of
+from scidaq.station.live import Happening, Live, LiveStats, ViewWanted, Watch, grid_step_ns
 from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
 from scidaq.station.runs import open_runs
 from scidaq.station.script import Recording, record
@@ -15,10 +16,13 @@ __all__ = [
     "ExportFile",
     "ExportWanted",
     "Exports",
+    "Happening",
     "Imported",
     "Importer",
     "Instrument",
     "InstrumentPlan",
+    "Live",
+    "LiveStats",
     "Page",
     "PlanChanges",
     "Recording",
@@ -28,7 +32,10 @@ __all__ = [
     "StationPlan",
     "StationStats",
     "Stream",
+    "ViewWanted",
     "Wanted",
+    "Watch",
+    "grid_step_ns",
     "open_runs",
     "record",
     "streams_of",

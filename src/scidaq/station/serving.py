@@ -7,7 +7,7 @@ here knows of HTTP.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -15,9 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from scidaq.block import Block, Epoch, Gap
 from scidaq.catalog import Fact, RunBook, RunKeeper, Setting, Snapshot, register_kind
-from scidaq.errors import ParameterError, UnknownInstrument, UnknownParameter, UnknownStream
+from scidaq.errors import ParameterError, RequestError, UnknownInstrument, UnknownParameter, UnknownStream
 from scidaq.instruments import Failure, InstrumentStats, Level, Parameter, State, Value
-from scidaq.query import Grid, Place, Reader, StreamSummary, decimated
+from scidaq.query import (
+    Buckets,
+    Fold,
+    Grid,
+    Lane,
+    Place,
+    Reader,
+    StreamSummary,
+    arrays_of,
+    decimated,
+    lanes_of,
+)
+from scidaq.station.live import Happening, ViewWanted, Watch, grid_step_ns
 
 if TYPE_CHECKING:
     from scidaq.instruments import Supervisor
@@ -32,6 +44,8 @@ PAGE_BLOCKS = 10_000
 SCAN_BYTES = 256 << 20
 """Of rows that one page of a reduced stream is made of."""
 SCAN_ROWS = 20_000_000
+SINCE_BUCKETS = 4000
+"""Of what a viewer gets that goes on where it was."""
 _SMALL_ROWS = 1000
 _READERS = 4
 """Readers that are kept for the next question: they remember what they have seen of segments."""
@@ -262,6 +276,65 @@ class Serving:
             return self._known(
                 wanted.stream, lambda: Page(tuple(decimated(scan, grid, raw=wanted.raw)), scan.stopped_at)
             )
+
+    # ---- live ----
+
+    def watch(
+        self, wanted: ViewWanted, deliver: Callable[[Sequence[Buckets], int], None]
+    ) -> tuple[Watch, tuple[Lane, ...]]:
+        """Look at a view from now on; what it consists of, as far as that is known.
+
+        `deliver` is called in a thread of the station with what changed and the number of that delivery, and then not
+        before `Watch.taken`. Raises `UnknownStream`, and `RequestError` for channels that the stream has not.
+        """
+        ring = self._station._rings.get(wanted.stream)
+        block = ring.newest_block() if ring is not None else None
+        schema = block.schema if block is not None else None
+        if schema is None:
+            schemas = self.stream(wanted.stream).schemas
+            schema = schemas[-1].schema if schemas else None
+        lanes: tuple[Lane, ...] = ()
+        if schema is not None:
+            lanes = (lanes_of if wanted.kind == "lines" else arrays_of)(schema, wanted.channels)
+        return self._station.live.watch(wanted, deliver), lanes
+
+    def since(self, wanted: ViewWanted, start_ns: int, stop_ns: int) -> list[Buckets]:
+        """What a view would have shown of `start_ns <= time < stop_ns`, rows that are not durable yet included."""
+        length = max(1, stop_ns - start_ns)
+        step_ns = max(wanted.step_ns, grid_step_ns(length // SINCE_BUCKETS))
+        fold = Fold(wanted.stream, wanted.channels, step_ns)
+        ring = self._station._rings.get(wanted.stream)
+        recent = ring.recent() if ring is not None else []  # first: what it lets go of meanwhile can be read
+        behind = (-1, -1)
+        rows = 0
+        with self._reader() as reader:
+            try:
+                for item in reader.blocks(wanted.stream, start_ns, stop_ns):
+                    fold.take(item)
+                    if isinstance(item, Block):
+                        behind, rows = (item.epoch, item.end), rows + item.rows
+                    if rows > SCAN_ROWS:
+                        raise RequestError(f"more than {SCAN_ROWS} rows lie between: ask for them over HTTP")
+            except UnknownStream:
+                if ring is None:
+                    raise
+        for entry in recent:
+            if isinstance(entry, Block) and (entry.epoch, entry.end) > behind:
+                if entry.epoch == behind[0] and entry.first < behind[1]:
+                    entry = entry.slice(behind[1], entry.end)
+                times = entry.time_ns()
+                first, end = (int(times.searchsorted(t, "left")) for t in (start_ns, stop_ns))
+                if first < end:
+                    fold.take(entry.slice(entry.first + first, entry.first + end))
+        return fold.changed()
+
+    def listen(self, tell: Callable[[Happening], None]) -> Callable[[], None]:
+        """Be told of what happens, in whatever thread it happens: `tell` must be quick. Call the result to end it."""
+        return self._station.live.listen(tell)
+
+    def happened(self) -> list[Happening]:
+        """What happened last, oldest first."""
+        return self._station.live.happened()
 
     def _known(self, stream: str, act: Any) -> Page:
         """What `act` gives; nothing for a stream that was announced and of which nothing is recorded yet."""

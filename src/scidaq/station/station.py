@@ -36,6 +36,7 @@ from scidaq.pipeline import Door, Hold, Intake, IntakeStats, Ring, RingStats
 from scidaq.query import Reader, snapshot_at
 from scidaq.station import watching
 from scidaq.station.exporting import Exports
+from scidaq.station.live import Live
 from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
 from scidaq.stats import field_of
 from scidaq.store import (
@@ -129,6 +130,13 @@ class Station:
         self._made_again = False
         """Whether this start has put a damaged catalog aside."""
         self._untold: tuple[Found, ...] = ()
+        self.live = Live(
+            self._clock,
+            lambda: self._rings,
+            lambda: self._supervision.stats(),
+            lambda: self.health.last,
+        )
+        """What is seen of it while it records."""
         self.recovered = Recovered()
         """What recovery found at the start."""
 
@@ -160,6 +168,7 @@ class Station:
         if self._space.free < SPACE_TO_START:
             raise OSError(errno.ENOSPC, "too little space to start")
         self._facts = stack.enter_context(FactsLog.open(data_dir / "facts", clock, files))
+        self._facts.told = self.live.fact
         self._catalog = Catalog.open(data_dir, set_aside_damaged=True, later=True)
         stack.callback(lambda: self._catalog.close())  # recovery may have put another in its place
         self.recovered = self._recover()
@@ -185,6 +194,7 @@ class Station:
         stack.callback(self._look_at_instruments)
         self.exports = stack.enter_context(Exports(data_dir, clock, files, self._no_room))
         self._open_watch(stack)
+        stack.callback(self.live.close)
 
     @property
     def _said(self) -> dict[str, str]:
@@ -444,7 +454,8 @@ class Station:
     def _open_intake(self, instrument: InstrumentPlan, spec: StreamSpec) -> Intake:
         """The ring, the recorder's reader and the intake of a stream that an instrument announces."""
         stream = f"{instrument.id}/{spec.name}"
-        ring = Ring(stream, self._ring_bytes(spec, instrument.pre_trigger_s), bell=self._recorder.bell)
+        size = self._ring_bytes(spec, instrument.pre_trigger_s)
+        ring = Ring(stream, size, bell=self._recorder.bell, told=self.live.gap)
         with self._lock:
             self._rings = {**self._rings, stream: ring}
         stand = self._stands.get(stream)

@@ -15,7 +15,7 @@ from scidaq.web.server import LoopStats, WebServer
 
 if TYPE_CHECKING:
     from scidaq.station import Station
-    from scidaq.web.door import ConfigDoor, StationDoor
+    from scidaq.web.door import ConfigDoor, LogTail, StationDoor
 
 __all__ = [
     "OPEN_DOOR",
@@ -24,6 +24,7 @@ __all__ = [
     "Control",
     "Key",
     "KeyStore",
+    "LogTail",
     "LoopStats",
     "SecurityOptions",
     "ServerOptions",
@@ -43,6 +44,7 @@ def open_doors(
     *,
     any_port: bool = False,
     config: ConfigDoor | None = None,
+    logs: LogTail | None = None,
 ) -> WebServer:
     """The server of a station, to be entered; `any_port` where another will do when the configured one is taken."""
     from scidaq.station import Serving, Station
@@ -52,14 +54,14 @@ def open_doors(
     def make(web: WebServer) -> object:
         from scidaq.web.app import make_app
 
-        return make_app(door, web, keys, config)
+        return make_app(door, web, keys, config, logs)
 
     return WebServer(make, uuid, server, security, any_port=any_port)
 
 
 def __getattr__(name: str) -> Any:
     """What takes long to import is loaded when it is asked for."""
-    if name not in ("ConfigDoor", "StationDoor"):
+    if name not in ("ConfigDoor", "LogTail", "StationDoor"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from scidaq.web import door
 

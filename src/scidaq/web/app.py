@@ -14,10 +14,11 @@ from starlette.types import ASGIApp
 from scidaq import __version__
 from scidaq.web import problem
 from scidaq.web.changes import Changes
-from scidaq.web.door import ConfigDoor, StationDoor
+from scidaq.web.door import ConfigDoor, LogTail, StationDoor
 from scidaq.web.front import Front
 from scidaq.web.keys import KeyStore
 from scidaq.web.leases import Leases
+from scidaq.web.live import Viewers
 from scidaq.web.problem import Problem
 from scidaq.web.routes import all_routes
 from scidaq.web.server import WebServer
@@ -33,12 +34,20 @@ class _App(FastAPI):
         return within
 
 
-def make_app(station: StationDoor, web: WebServer, keys: KeyStore, config: ConfigDoor | None = None) -> Front:
+def make_app(
+    station: StationDoor,
+    web: WebServer,
+    keys: KeyStore,
+    config: ConfigDoor | None = None,
+    logs: LogTail | None = None,
+) -> Front:
     """The application of a station, with what every request passes before it. To be called in the event loop."""
     app = make_interface()
     app.state.station, app.state.web, app.state.keys, app.state.config = station, web, keys, config
     app.state.leases = Leases()
     front = web.front = app.state.front = Front(Changes(app, station), web.options, web.security, keys)
+    app.state.logs = logs
+    web.viewers = app.state.viewers = Viewers(station, front, logs)
     current_default_thread_limiter().total_tokens = web.options.worker_threads
     return front
 

@@ -6,15 +6,28 @@ Nothing here knows files or hardware. `scidaq.station.Serving` is the one implem
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from scidaq.block import Block
 from scidaq.catalog import Fact, RunActs, RunBook, Setting, Snapshot
 from scidaq.instruments import Failure, Level, Parameter, Value
-from scidaq.query import Grid
-from scidaq.station import Audited, Export, ExportFile, ExportWanted, Instrument, Page, StationStats, Stream, Wanted
+from scidaq.query import Buckets, Grid, Lane
+from scidaq.station import (
+    Audited,
+    Export,
+    ExportFile,
+    ExportWanted,
+    Happening,
+    Instrument,
+    Page,
+    StationStats,
+    Stream,
+    ViewWanted,
+    Wanted,
+    Watch,
+)
 
 
 class StationDoor(Protocol):
@@ -83,6 +96,20 @@ class StationDoor(Protocol):
     def reduced(self, wanted: Wanted, grid: Grid) -> Page:
         """The rows as buckets of a grid."""
 
+    def watch(
+        self, wanted: ViewWanted, deliver: Callable[[Sequence[Buckets], int], None]
+    ) -> tuple[Watch, tuple[Lane, ...]]:
+        """Look at a view from now on; `deliver` gets what changed, and then nothing before `Watch.taken`."""
+
+    def since(self, wanted: ViewWanted, start_ns: int, stop_ns: int) -> list[Buckets]:
+        """What a view would have shown of a time in the past, rows that are not durable yet included."""
+
+    def listen(self, tell: Callable[[Happening], None]) -> Callable[[], None]:
+        """Be told of what happens, in whatever thread it happens; call the result to end it."""
+
+    def happened(self) -> list[Happening]:
+        """What happened last, oldest first."""
+
     @property
     def runs(self) -> RunActs:
         """The verbs on runs, holds and notes."""
@@ -134,6 +161,19 @@ class ConfigDoor(Protocol):
         """Read it again, and let count what can. Raises `ConfigError` with every mistake, and then changes nothing."""
 
 
+class LogTail(Protocol):
+    """The newest lines of the log, without secrets. Any thread."""
+
+    def newest(self) -> int:
+        """Number of the newest line; 0 before the first."""
+
+    def lines(self, level: int, limit: int, after: int | None) -> list[dict[str, Any]]:
+        """The newest lines of at least this level, oldest first; with `after`, the first ones behind that number.
+
+        Each has `seq`, `at_ns`, `level`, `event`, `logger` and `values`.
+        """
+
+
 class Told(Protocol):
     """What came of something."""
 
@@ -149,6 +189,7 @@ __all__ = [
     "ExportFile",
     "ExportWanted",
     "Instrument",
+    "LogTail",
     "Page",
     "StationDoor",
     "Stream",

@@ -230,12 +230,14 @@ class Front:
 
         async def answer(message: Message) -> None:
             nonlocal status, answered
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status, answered = message["status"], True
                 given = list(message.get("headers", ()))
                 if not any(name.lower() == b"cache-control" for name, _ in given):
                     given.append((b"cache-control", b"no-store"))
                 message["headers"] = [*given, *self._headers(scope, request_id)]
+            elif message["type"] == "websocket.accept":
+                answered = True
             await send(message)
 
         try:
@@ -254,12 +256,8 @@ class Front:
                 refused = problem.fault()
             if answered:
                 return  # too late to say so; an answer that is not whole makes the server close the connection
-            if scope["type"] == "websocket":
-                await send(
-                    {"type": "websocket.close", "code": 4000 + refused.status % 1000, "reason": refused.detail[:120]}
-                )
-            else:
-                await problem.response(refused, request_id)(scope, receive, answer)
+            # Also to who wants a WebSocket: it is refused before it is one, and the answer can be read.
+            await problem.response(refused, request_id)(scope, receive, answer)
             status = refused.status
         finally:
             if scope["type"] == "http":
@@ -393,6 +391,16 @@ class Front:
         name, scopes, key_id = found
         whose = f"key {key_id}" if key_id else f"link {hashlib.sha256(token.encode()).hexdigest()[:16]}"
         return Actor(name, scopes, "session", peer, whose)
+
+    def still(self, scope: Scope, actor: Actor) -> bool:
+        """Whether who was let in would be let in still: for what stays open."""
+        if actor.via == "key":
+            return self._is_valid(actor.identity.removeprefix("key "))
+        if actor.via == "session":
+            return (
+                self.sessions.find(cookie(scope, session_cookie(scope)), time.monotonic(), self._is_valid) is not None
+            )
+        return True
 
     def _is_valid(self, key_id: str) -> bool:
         return any(k.id == key_id and k.state(self._keys.now_ns) == "valid" for k in self._keys.all())

@@ -51,6 +51,21 @@ class ProblemBody(_Out):
     """Under which the log tells more."""
 
 
+class LogLine(_Out):
+    """An event of the log."""
+
+    seq: int
+    """Its number since the start."""
+    at_ns: int
+    """UTC nanoseconds since 1970."""
+    level: str
+    event: str
+    """What happened: a short phrase that stays the same."""
+    logger: str
+    values: dict[str, Any]
+    """Facts, by name."""
+
+
 # ---- station --------------------------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ _WORDS = {
     421: "The request is for another server.",
     422: "What was asked cannot be; the detail says what would be.",
     423: "Somebody else has the instrument leased.",
+    426: "This is a WebSocket: it has to be asked for as one.",
     429: "Requests come too fast; `Retry-After` says when to come again.",
     431: "The address or the header is too long.",
     500: "A fault of the program, or damaged data; the log says more.",

@@ -33,6 +33,10 @@ class ServerOptions:
     """Connections at the same time; beyond it the one that has been idle for the longest is closed."""
     max_connections_per_peer: Annotated[int, Ge(1)] = 256
     """Connections of one address at the same time."""
+    max_live_connections: Annotated[int, Ge(1)] = 200
+    """WebSockets at the same time, for live views; they do not count with the connections."""
+    live_stall_seconds: Annotated[float, Gt(0)] = 30.0
+    """How long a viewer may take nothing of what it is sent before its WebSocket is closed."""
     request_timeout_seconds: Annotated[float, Gt(0)] = 30.0
     """How long a request may take from the end of its header to the beginning of its answer, its body included; also
     how long a client may take nothing of an answer."""

@@ -10,6 +10,7 @@ Source: RFC 9112; `uvicorn.protocols.http.httptools_impl`, whose callbacks of th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import socket
@@ -23,6 +24,7 @@ from typing import Any, ClassVar
 import structlog
 from uvicorn import Server
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from scidaq.stats import field_of
 from scidaq.web import problem
@@ -41,6 +43,12 @@ RESERVE = 8
 RESERVED = (b"/health", b"/metrics")
 CONTROL_CONNECTIONS = 64
 """Of the control socket, which does not count with the others."""
+LIVE_PATH = b"/api/v1/live"
+"""The one path at which a connection may become a WebSocket."""
+LIVE_BYTES_S, LIVE_BURST_BYTES = 64 << 10, 512 << 10
+"""What a client of a WebSocket may send in a second, and at once: it only says what it wants to see."""
+BEHIND_BYTES = 1 << 20
+"""What may wait for a client that does not take it; with more, it is passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ class DoorStats:
     refused: int = field_of("1", "Connections that were closed at once because there was no room.")
     late: int = field_of("1", "Connections that were closed because a header or the taking of an answer took too long.")
     malformed: int = field_of("1", "Requests that were no HTTP, or too long.")
+    live: int = field_of("1", "WebSockets that are open now.")
 
 
 def neighbourhood(peer: str) -> str:
@@ -82,13 +91,22 @@ class Gate:
         self.shaking: dict[asyncio.Task[None], str] = {}
         """TLS connections that are not there yet, oldest first, with their addresses."""
         self.peers: Counter[str] = Counter()
+        self.live: set[LiveProtocol] = set()
+        """Connections that have become WebSockets: they count no more with those that ask."""
         self.accepted = self.evicted = self.refused = self.late = self.malformed = 0
 
     def stats(self) -> DoorStats:
         """A snapshot."""
         busy = len(self.busy)
         return DoorStats(
-            busy + len(self.waiting), busy, self.accepted, self.evicted, self.refused, self.late, self.malformed
+            busy + len(self.waiting),
+            busy,
+            self.accepted,
+            self.evicted,
+            self.refused,
+            self.late,
+            self.malformed,
+            len(self.live),
         )
 
     def admit(self, one: GuardedProtocol) -> bool:
@@ -226,6 +244,24 @@ class GuardedProtocol(HttpToolsProtocol):
         self.gate.late += 1
         self._reject(408, "late", "the header of the request did not come in time")
 
+    # ---- the connection becomes a WebSocket ----
+
+    def _should_upgrade(self) -> bool:
+        """Only where there is one: anywhere else the wish is left unheard, as RFC 9110 has it."""
+        return super()._should_upgrade() and self.url.partition(b"?")[0] == LIVE_PATH
+
+    def handle_websocket_upgrade(self) -> None:
+        if self._rejected:
+            return
+        most = self.gate.options.max_live_connections
+        if len(self.gate.live) >= most:
+            self.gate.refused += 1
+            self._reject(503, "too-many-viewers", f"{most} live connections are open (server.max_live_connections)")
+            return
+        self.gate.forget(self)
+        self._deadline, self._stalled = _cancel(self._deadline), _cancel(self._stalled)
+        super().handle_websocket_upgrade()
+
     # ---- the request ----
 
     def on_message_begin(self) -> None:
@@ -324,6 +360,126 @@ class GuardedProtocol(HttpToolsProtocol):
         ]
         self.transport.write(b"".join(head))
         self.transport.close()
+
+
+class LiveProtocol(WebSocketsSansIOProtocol):
+    """One WebSocket. `of` makes the class that belongs to a gate.
+
+    What a handler sends goes to the operating system at once, or waits in a buffer that is bounded: nobody is waited
+    for. A frame that many get is put together once (`framed`) and written to each as it is.
+
+    Source: RFC 6455; `uvicorn.protocols.websockets.websockets_sansio_impl`.
+    """
+
+    gate: ClassVar[Gate]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = self.conn.logger = _FAULTS
+        self._left_bytes, self._left_s = float(LIVE_BURST_BYTES), 0.0
+        self._stalled: TimerHandle | None = None
+        self.resumed: Callable[[], None] = _nothing
+        """Called when a client takes again what it is sent."""
+        self.ended: Callable[[], None] = _nothing
+        """Called when the connection is gone."""
+
+    @classmethod
+    def of(cls, gate: Gate) -> type[LiveProtocol]:
+        """The protocol with a gate of its own."""
+        return type("LiveProtocol", (cls,), {"gate": gate})
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.gate.live.add(self)
+        self.app_state = {**self.app_state, "wire": self}
+        self.transport.set_write_buffer_limits(high=BEHIND_BYTES // 4, low=BEHIND_BYTES // 16)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
+            with contextlib.suppress(OSError):  # what the system keeps for a slow client is old when it comes there
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BEHIND_BYTES // 4)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gate.live.discard(self)
+        self._stalled = _cancel(self._stalled)
+        super().connection_lost(exc)
+        self.ended()
+
+    def data_received(self, data: bytes) -> None:
+        now_s = self.loop.time()
+        gained = (now_s - self._left_s) * LIVE_BYTES_S if self._left_s else 0.0
+        self._left_bytes = min(float(LIVE_BURST_BYTES), self._left_bytes + gained) - len(data)
+        self._left_s = now_s
+        if self._left_bytes < 0:
+            self.gate.malformed += 1
+            self.end(1008, "messages come faster than they are read")
+            return
+        super().data_received(data)
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # whoever takes nothing gets no answers either
+
+    # ---- what goes out ----
+
+    @property
+    def open(self) -> bool:
+        """Whether something may be sent."""
+        return self.handshake_complete and not (self.close_sent or self.disconnected or self.transport.is_closing())
+
+    @property
+    def behind(self) -> bool:
+        """Whether the client does not take what it is sent."""
+        return not self.writable.is_set()
+
+    def write(self, framed: bytes) -> None:
+        """Send messages that are framed already; they are lost where the client is far behind."""
+        if self.open and self.transport.get_write_buffer_size() <= BEHIND_BYTES:
+            self.transport.write(framed)
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection, with a word about why."""
+        if not self.open:
+            self.transport.close()
+            return
+        self.conn.send_close(code, reason[:120])
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        # Not `close`, which waits until a client that takes nothing has taken everything.
+        self.close_timer = self.loop.call_later(1.0, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self.gate.options.live_stall_seconds, self._is_stalled)
+
+    def resume_writing(self) -> None:
+        self._stalled = _cancel(self._stalled)
+        super().resume_writing()
+        self.resumed()
+
+    def _is_stalled(self) -> None:
+        self._stalled = None
+        self.gate.late += 1
+        self.transport.abort()
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+def framed(content: bytes, *, text: bool = False) -> bytes:
+    """A whole message as it goes over a WebSocket from a server (RFC 6455, section 5.2)."""
+    first, size = 0x81 if text else 0x82, len(content)
+    if size < 126:
+        head = bytes((first, size))
+    elif size < 1 << 16:
+        head = bytes((first, 126)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((first, 127)) + size.to_bytes(8, "big")
+    return head + content
 
 
 class TlsDoor:

@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 START_S = 30.0
 STOP_S = 5.0
+PING_S = 20.0
+"""How often a WebSocket is asked whether somebody is there, and how long the answer may take."""
 LAG_EVERY_S = 0.25
 CERTIFICATE_EVERY_S = 2.0
 _LAGS = 240
@@ -78,6 +80,7 @@ class WebServer:
         self._failure: BaseException | None = None
         self._lags: list[float] = []
         self.gate: Any = None
+        self.viewers: Any = None
         self.front: Any = None
         self.first_key: Path | None = None
         """Where the first key of the station has been put, when this start made it."""
@@ -275,7 +278,8 @@ class WebServer:
     async def _serve(self) -> None:
         import uvicorn
 
-        from scidaq.web.protocol import Gate, GuardedProtocol, OpenServer
+        from scidaq.web.messages import MOST_BYTES
+        from scidaq.web.protocol import Gate, GuardedProtocol, LiveProtocol, OpenServer
 
         self.gate = Gate(self.options)
         app = self._make_app(self)
@@ -284,7 +288,11 @@ class WebServer:
         config = uvicorn.Config(
             app,
             http=GuardedProtocol.of(self.gate),
-            ws="none",  # a connection that became another protocol's would be lost to the gate
+            ws=LiveProtocol.of(self.gate),
+            ws_max_size=MOST_BYTES,
+            ws_per_message_deflate=False,  # what is drawn does not get smaller, and each viewer would cost a processor
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PING_S,
             loop="none",
             lifespan="off",
             log_config=None,
@@ -302,6 +310,8 @@ class WebServer:
             await server.open(self._sockets, self._tls)
             self._ready.set()
             await server.main_loop()
+            if self.viewers is not None:
+                self.viewers.close()
             await server.shutdown()
         finally:
             watch.cancel()

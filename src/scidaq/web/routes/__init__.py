@@ -9,8 +9,19 @@ from fastapi import APIRouter
 
 def all_routes() -> Iterator[APIRouter]:
     """In the order of the documentation."""
-    from scidaq.web.routes import administration, entry, exports, instruments, pages, runs, session, station, streams
+    from scidaq.web.routes import (
+        administration,
+        entry,
+        exports,
+        instruments,
+        live,
+        pages,
+        runs,
+        session,
+        station,
+        streams,
+    )
 
-    for module in (station, instruments, streams, runs, exports, administration, session, pages, entry):
+    for module in (station, instruments, streams, live, runs, exports, administration, session, pages, entry):
         for routes in module.ROUTES:
             yield routes.router
