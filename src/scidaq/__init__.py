@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scidaq.client import connect
     from scidaq.query import open_store as open  # noqa: A004
     from scidaq.station import Recording, record
     from scidaq.station import open_runs as runs
 
 __version__ = "0.1.0"
-__all__ = ["Recording", "__version__", "open", "record", "runs"]
+__all__ = ["Recording", "__version__", "connect", "open", "record", "runs"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,6 +18,10 @@ def __getattr__(name: str) -> Any:
         from scidaq.query import open_store
 
         return open_store
+    if name == "connect":
+        from scidaq.client import connect
+
+        return connect
     if name not in ("Recording", "record", "runs"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from scidaq import station

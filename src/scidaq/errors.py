@@ -35,6 +35,16 @@ class TooMany(RequestError):
     retry = True
 
 
+class NotAllowed(ScidaqError, PermissionError):
+    """The station does not know the key, or the key may not do this."""
+
+
+class Leased(RequestError):
+    """Somebody else has a lease of the instrument."""
+
+    retry = True
+
+
 class UnknownInstrument(Unknown):
     """No instrument of this id is configured."""
 
@@ -92,6 +102,16 @@ class StationBusy(StationError):
     """Another process owns the data directory."""
 
     retry = True
+
+
+class StationUnreachable(StationError, ConnectionError):
+    """No station answers at an address, or it stopped answering; nothing was changed."""
+
+    retry = True
+
+
+class OutcomeUnknown(StationError):
+    """The connection broke while a change was made, and nobody can say whether it was: look before asking again."""
 
 
 class ForeignDirectory(StationError):

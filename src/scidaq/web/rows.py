@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from scidaq.block import Block, Channel, Gap, Schema
+from scidaq.block import Block, Channel, Gap, Schema, calibrated
 from scidaq.errors import RequestError
 
 if TYPE_CHECKING:
@@ -208,14 +208,20 @@ class _Sink:
 def arrow_pieces(stream: str, page: Page, schema: Schema | None, raw: bool) -> Iterator[bytes]:
     """An Arrow IPC stream: `time` (UTC, nanoseconds) and a field per channel.
 
-    The metadata of each batch says `epoch` and `first` (index of its first row), and in `gaps` (JSON) what is missing
-    before it; what is missing behind the last row stands in a batch without rows.
+    The metadata of the schema says `stream`, and in `schema` (JSON) the channels and the rate as the files have them,
+    which makes blocks of the batches again. The metadata of each batch says `epoch` and `first` (index of its first
+    row), and in `gaps` (JSON) what is missing before it; what is missing behind the last row stands in a batch without
+    rows.
     """
     import pyarrow as pa
 
     from scidaq.block import arrow_schema, record_batch
 
-    kind = arrow_schema(schema, raw=raw, stream=stream) if schema is not None else pa.schema([_time_field()])
+    if schema is None:
+        kind = pa.schema([_time_field()], {"stream": stream})
+    else:
+        said_schema = orjson.dumps((schema if raw else calibrated(schema)).as_json()).decode()
+        kind = arrow_schema(schema, raw=raw, stream=stream).with_metadata({"stream": stream, "schema": said_schema})
     sink = _Sink()
     gaps: list[dict[str, Any]] = []
     with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), kind) as writer:

@@ -1,0 +1,38 @@
+"""A running station from afar: over HTTP and its live socket, for scripts and notebooks. `connect` is the door.
+
+Rows come back as the blocks that they were, so that they can be converted as those of `scidaq.open`. Knows nothing of
+how a station works inside.
+"""
+
+from scidaq.client.facts import EpochFacts, Failure, InstrumentFacts, Parameter, Status, StreamFacts
+from scidaq.client.station import (
+    Instruments,
+    Lease,
+    Parameters,
+    RemoteInstrument,
+    RemoteRun,
+    RemoteStation,
+    RemoteStream,
+    RunContext,
+    Runs,
+    connect,
+)
+
+__all__ = [
+    "EpochFacts",
+    "Failure",
+    "InstrumentFacts",
+    "Instruments",
+    "Lease",
+    "Parameter",
+    "Parameters",
+    "RemoteInstrument",
+    "RemoteRun",
+    "RemoteStation",
+    "RemoteStream",
+    "RunContext",
+    "Runs",
+    "Status",
+    "StreamFacts",
+    "connect",
+]
