@@ -10,6 +10,8 @@ from hypothesis import settings
 
 os.environ.setdefault("SCIDAQ_SERVER__PORT", "0")
 """Stations of tests take any free port: several may run at once, and beside one that is none of theirs."""
+os.environ.setdefault("SCIDAQ_FLIGHT__ENABLED", "false")
+"""And begin no second process, save where a test is about it."""
 
 settings.register_profile("default", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True)

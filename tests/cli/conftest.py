@@ -29,7 +29,7 @@ layout = "columns"
 def environment() -> dict[str, str]:
     """Without what the user's own environment says to scidaq, and on any free port."""
     rest = {k: v for k, v in os.environ.items() if not k.startswith("SCIDAQ_")}
-    return rest | {"SCIDAQ_SERVER__PORT": "0", "COLUMNS": "200", "NO_COLOR": "1"}
+    return rest | {"SCIDAQ_SERVER__PORT": "0", "SCIDAQ_FLIGHT__ENABLED": "false", "COLUMNS": "200", "NO_COLOR": "1"}
 
 
 def scidaq(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -75,4 +75,5 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if name.startswith("SCIDAQ_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("SCIDAQ_SERVER__PORT", "0")
+    monkeypatch.setenv("SCIDAQ_FLIGHT__ENABLED", "false")
     return tmp_path

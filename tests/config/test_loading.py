@@ -248,7 +248,7 @@ flat = 3
 """
 
 SAID = """\
-config/default.toml:1: stray: unknown section; there are instruments, logging, monitoring, notify, \
+config/default.toml:1: stray: unknown section; there are flight, instruments, logging, monitoring, notify, \
 pipeline, security, server, station, storage
 config/default.toml:4: station.data_dir: found 5, expected a path
 config/default.toml:6: storage.sync_interval_ms: found "fast", expected an integer from 10 to 10000

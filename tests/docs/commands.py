@@ -61,6 +61,7 @@ class Newcomer:
         path = os.pathsep.join([str(programs), str(Path(sys.prefix, "bin")), os.environ["PATH"]])
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SCIDAQ_")}
         inherited["SCIDAQ_SERVER__PORT"] = "0"  # several stations may run at once
+        inherited["SCIDAQ_FLIGHT__ENABLED"] = "false"
         # Python says what it would keep for itself: a warning in what a newcomer sees is a fault.
         self._environment = inherited | {"PATH": path, "ROOT": str(ROOT), "PYTHONWARNINGS": "error", "COLUMNS": "160"}
         self._python = ""

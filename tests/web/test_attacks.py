@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from scidaq.testing import FakeClock
 from scidaq.web import KeyStore, SecurityOptions, WebServer
 from scidaq.web.front import Sessions
-from scidaq.web.protocol import neighbourhood
+from scidaq.web.limits import neighbourhood
 from tests.web.conftest import OpenDoors
 from tests.web.live import Live, until
 from tests.web.talk import Answer, ask, connected, until_closed

@@ -9,8 +9,9 @@ import pytest
 
 from scidaq.testing import FakeClock
 from scidaq.web import KeyStore, SecurityOptions, ServerOptions, WebServer
-from scidaq.web.front import Bans, Buckets, Front, Sessions
+from scidaq.web.front import Front, Sessions
 from scidaq.web.keys import spread
+from scidaq.web.limits import Bans, Buckets
 from tests.web.conftest import OpenDoors
 from tests.web.talk import Answer, ask, connected, until_closed
 

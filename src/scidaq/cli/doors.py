@@ -1,4 +1,4 @@
-"""The HTTP doors of a station that runs in the foreground: opened with it, closed before it, told on the console."""
+"""The doors of a station that runs in the foreground: opened with it, closed before it, told on the console."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scidaq.config import Config, Reloader
     from scidaq.observe import Sample
     from scidaq.station import Station
-    from scidaq.web import KeyStore, LogTail, WebServer
+    from scidaq.web import FlightDoor, FlightStats, KeyStore, LogTail, WebServer
 
 log = structlog.get_logger(__name__)
 
@@ -27,23 +27,30 @@ BOOTSTRAP_HOURS = 24.0
 
 
 @contextmanager
-def doors(station: Station, reloader: Reloader, clock: Clock, logs: LogTail, *, any_port: bool) -> Iterator[WebServer]:
-    """The HTTP port and the control socket, whose address is noted beside the data as long as they are open."""
+def doors(
+    station: Station, reloader: Reloader, clock: Clock, logs: LogTail, *, any_port: bool
+) -> Iterator[tuple[WebServer, FlightDoor]]:
+    """The ports of HTTP and Flight, and the control socket, whose address is noted beside the data while it is open."""
     from scidaq.store import note_control, system_files
-    from scidaq.web import KeyStore, open_doors
+    from scidaq.web import FlightDoor, KeyStore, open_doors
 
     config, files = reloader.config, system_files()
     data_dir = config.station.data_dir
     keys = KeyStore(data_dir, clock)
-    first = _first_keys(keys, config) if config.security.keys and config.server.enabled else None
+    opens = config.server.enabled or config.flight.enabled
+    first = _first_keys(keys, config) if config.security.keys and opens else None
     uuid, server, security = station.stats().uuid, config.server, config.security
-    with open_doors(station, uuid, keys, server, security, any_port=any_port, config=reloader, logs=logs) as web:
+    with (
+        open_doors(station, uuid, keys, server, security, any_port=any_port, config=reloader, logs=logs) as web,
+        FlightDoor(data_dir, config.flight, security, any_port=any_port) as flight,
+    ):
         web.first_key = first
         station.metrics.add(lambda: _samples(web))
+        station.metrics.add(lambda: _flight_samples(flight.stats()))
         with suppress(OSError):  # a full disk: then it is found where it always is
             note_control(data_dir, files, web.control)
         try:
-            yield web
+            yield web, flight
         finally:
             with suppress(OSError):
                 note_control(data_dir, files, "")
@@ -61,6 +68,20 @@ def _samples(web: WebServer) -> Iterator[Sample]:
             by_status[method, str(status)] = by_status.get((method, str(status)), 0) + count
         for labels, count in by_status.items():
             yield Sample("scidaq_http_requests_total", labels, count)
+
+
+def _flight_samples(stats: FlightStats) -> Iterator[Sample]:
+    """What the Flight door has to tell."""
+    from scidaq.observe import Sample
+
+    yield Sample("scidaq_flight_up", (), float(stats.running))
+    yield Sample("scidaq_flight_restarts_total", (), stats.restarts)
+    yield Sample("scidaq_flight_calls", (), stats.calls)
+    for labels, count in stats.by_result.items():
+        yield Sample("scidaq_flight_calls_total", labels, count)
+    yield Sample("scidaq_flight_sent_bytes_total", (), stats.sent_bytes)
+    yield Sample("scidaq_flight_pushed_rows_total", (), stats.pushed_rows)
+    yield Sample("scidaq_flight_skipped_rows_total", (), stats.skipped_rows)
 
 
 def _first_keys(keys: KeyStore, config: Config) -> Path | None:
@@ -82,13 +103,16 @@ def _first_keys(keys: KeyStore, config: Config) -> Path | None:
     return path
 
 
-def welcome(web: WebServer, config: Config) -> Iterator[str]:
+def welcome(web: WebServer, flight: FlightDoor, config: Config) -> Iterator[str]:
     """What the console is told of the doors."""
-    if not web.address:
-        return
-    yield f"HTTP at {web.address} ({'with' if config.security.keys else 'without'} keys)"
+    keys = f"({'with' if config.security.keys else 'without'} keys)"
+    if web.address:
+        yield f"HTTP at {web.address} {keys}"
+    if flight.address:
+        yield f"Arrow Flight at {flight.address} {keys}"
     if web.first_key is not None:
         yield f"this station's first key, for its administrator, is in {web.first_key}"
+    if web.first_key is not None and web.address:
         yield f"log in with a browser, once and within 15 minutes: {login_link(web.address, web.new_link())}"
 
 

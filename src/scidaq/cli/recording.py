@@ -120,8 +120,8 @@ def record(
             )
             ticks = _ticks(clock, asked, every_s, seconds)
             open_doors = doors(station, reloader, clock, logs, any_port=demo)
-            with hung_up.answered(reloader.try_reload), notifier, open_doors as web:
-                for line in welcome(web, config):
+            with hung_up.answered(reloader.try_reload), notifier, open_doors as (web, flight):
+                for line in welcome(web, flight, config):
                     _say(line)
                 (_watch if live else _tell)(console, station, ticks) if demo else deque(ticks, 0)
             service.stopping()

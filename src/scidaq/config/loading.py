@@ -100,12 +100,13 @@ def load(
 
 def _look_at_doors(tree: Tree, sections: Mapping[str, Any], problems: list[Problem]) -> None:
     """Whether the station would be open to the network without what keeps strangers out."""
-    server, security = sections.get("server"), sections.get("security")
-    if server is None or security is None:
-        return  # one of them has mistakes, which come first
-    if (refusal := security.refusal(server)) is not None:
-        at = ("server", "bind_address")
-        problems.append(Problem(tree.origin(at), dotted(at), refusal))
+    for name in ("server", "flight"):
+        door, security = sections.get(name), sections.get("security")
+        if door is None or security is None:
+            continue  # one of them has mistakes, which come first
+        if (refusal := security.refusal(door)) is not None:
+            at = (name, "bind_address")
+            problems.append(Problem(tree.origin(at), dotted(at), refusal))
 
 
 def _by_place(problem: Problem) -> tuple[str, int]:

@@ -18,7 +18,7 @@ from scidaq.instruments import DriverFactory, SupervisionOptions
 from scidaq.observe import LoggingOptions, MonitoringOptions, NotifyOptions
 from scidaq.options import Secret
 from scidaq.store import Policy
-from scidaq.web import SecurityOptions, ServerOptions
+from scidaq.web import FlightOptions, SecurityOptions, ServerOptions
 
 if TYPE_CHECKING:
     from scidaq.clock import Clock
@@ -79,6 +79,7 @@ class Config:
     storage: store.Options = field(default_factory=store.Options)
     pipeline: pipeline.Options = field(default_factory=pipeline.Options)
     server: ServerOptions = field(default_factory=ServerOptions)
+    flight: FlightOptions = field(default_factory=FlightOptions)
     security: SecurityOptions = field(default_factory=SecurityOptions)
     logging: LoggingOptions = field(default_factory=LoggingOptions)
     monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)

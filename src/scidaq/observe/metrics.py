@@ -152,6 +152,20 @@ CATALOGUE: tuple[Metric, ...] = (
     _s("event_loop_lag_seconds", "gauge", "seconds", "How late the event loop of the HTTP server last was."),
     _s("http_requests_total", "counter", "requests", "Requests over HTTP.", "method", "status"),
     _s("http_connections", "gauge", "connections", "Connections over HTTP that are open."),
+    _s("flight_up", "gauge", "1", "Whether the process of the Flight door runs and listens."),
+    _s("flight_restarts_total", "counter", "restarts", "Times that it ended by itself and was begun again."),
+    _s("flight_calls", "gauge", "calls", "Calls of Arrow Flight under way."),
+    _s(
+        "flight_calls_total",
+        "counter",
+        "calls",
+        "Calls of Arrow Flight that have ended, by what became of them: ok, or the kind of problem.",
+        "method",
+        "result",
+    ),
+    _s("flight_sent_bytes_total", "counter", "bytes", "Bytes of rows that were sent over Arrow Flight."),
+    _s("flight_pushed_rows_total", "counter", "rows", "Rows that producers pushed over Arrow Flight."),
+    _s("flight_skipped_rows_total", "counter", "rows", "Rows that live readers were too slow for."),
 )
 """Every metric there is. Those of backup and retention come with them."""
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scidaq.web.control import Control, connect_control
+from scidaq.web.flight import FlightDoor, FlightStats
 from scidaq.web.keys import SCOPES, Key, KeyStore
-from scidaq.web.options import OPEN_DOOR, SecurityOptions, ServerOptions
+from scidaq.web.options import OPEN_DOOR, FlightOptions, SecurityOptions, ServerOptions
 from scidaq.web.server import LoopStats, WebServer
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ __all__ = [
     "SCOPES",
     "ConfigDoor",
     "Control",
+    "FlightDoor",
+    "FlightOptions",
+    "FlightStats",
     "Key",
     "KeyStore",
     "LogTail",

@@ -23,9 +23,9 @@ import structlog
 from scidaq.stats import field_of
 from scidaq.web import problem
 from scidaq.web.keys import KeyStore, spread
+from scidaq.web.limits import Bans, Buckets, neighbourhood
 from scidaq.web.options import SecurityOptions, ServerOptions
 from scidaq.web.problem import Problem
-from scidaq.web.protocol import neighbourhood
 
 log = structlog.get_logger(__name__)
 
@@ -57,10 +57,6 @@ _CSP = (
     b"manifest-src 'self'"
 )
 _BURST_S = 5.0
-_PEERS = 4096
-"""How many addresses and keys are remembered for their rates; the ones not seen for the longest are forgotten."""
-_FREE_FAILURES = 5
-_LONGEST_BAN_S = 300.0
 _SECRETS_IN_URL = frozenset({"key", "api_key", "apikey", "token", "access_token"})
 
 
@@ -94,51 +90,6 @@ class FrontStats:
     unauthorized: int = field_of("1", "Requests without a valid key.")
     forbidden: int = field_of("1", "Requests for which a key had not the scope, or of a strange host or origin.")
     timeouts: int = field_of("1", "Requests that were not answered in their time.")
-
-
-class Buckets:
-    """How often each of many may come: a bucket of tokens each; those not seen for the longest are forgotten."""
-
-    def __init__(self, per_second: float, burst: float) -> None:
-        self._rate, self._burst = per_second, max(1.0, burst)
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait_s(self, who: str, now_s: float) -> float:
-        """0 when one more is within the rate, and then it counts; else the seconds until it would be."""
-        if not self._rate:
-            return 0.0
-        tokens, then_s = self._left.pop(who, (self._burst, now_s))
-        tokens = min(self._burst, tokens + (now_s - then_s) * self._rate)
-        allowed = tokens >= 1.0
-        self._left[who] = (tokens - allowed, now_s)
-        if len(self._left) > _PEERS:
-            self._left.popitem(last=False)
-        return 0.0 if allowed else (1.0 - tokens) / self._rate
-
-
-class Bans:
-    """Addresses that came with wrong keys: after a few of them each has to wait, twice as long every time."""
-
-    def __init__(self) -> None:
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """How many in a row, and until when it has to wait."""
-
-    def wait_s(self, peer: str, now_s: float) -> float:
-        """How long this address has to wait still."""
-        return max(0.0, self._failures.get(peer, (0, 0.0))[1] - now_s)
-
-    def failed(self, peer: str, now_s: float) -> None:
-        """It came with a key that is none."""
-        count = self._failures.pop(peer, (0, 0.0))[0] + 1
-        beyond = count - _FREE_FAILURES
-        pause = 0.0 if beyond < 0 else min(_LONGEST_BAN_S, 2.0 ** min(beyond, 16))
-        self._failures[peer] = (count, now_s + pause)
-        if len(self._failures) > _PEERS:
-            self._failures.popitem(last=False)
-
-    def succeeded(self, peer: str) -> None:
-        """It came with a valid one."""
-        self._failures.pop(peer, None)
 
 
 class Sessions:

@@ -53,18 +53,56 @@ class ServerOptions:
     once."""
 
     def __post_init__(self) -> None:
-        try:
-            ipaddress.ip_address(self.bind_address)
-        except ValueError:
-            raise ValueError(
-                f"bind_address: {self.bind_address!r} is no IP address; 127.0.0.1 is this machine only, 0.0.0.0 every "
-                "interface"
-            ) from None
+        _check_address(self.bind_address)
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach it."""
         return ipaddress.ip_address(self.bind_address).is_loopback
+
+
+@dataclass(frozen=True, slots=True)
+class FlightOptions:
+    """The door for bulk data, Arrow Flight, in a process of its own."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    enabled: bool = True
+    """Whether there is such a port at all."""
+    bind_address: str = "127.0.0.1"
+    """Address to listen at; another than a loopback address needs TLS and keys."""
+    port: Annotated[int, Ge(0), Le(65535)] = 8081
+    """Port of Arrow Flight; 0 takes any free one, which is told at the start."""
+    max_calls: Annotated[int, Ge(1), Le(1024)] = 64
+    """Calls at the same time: ranges that are being read, live views, producers."""
+    max_calls_per_key: Annotated[int, Ge(1), Le(1024)] = 16
+    """Calls of one key, or of one address without a key, at the same time."""
+    calls_per_second: Annotated[float, Ge(0)] = 200.0
+    """Calls of one key, or of one address without a key, on average; 0 is no limit. Five seconds' worth may come at
+    once."""
+    max_batch_bytes: Annotated[int, Ge(4096), Le(1 << 30)] = 16 << 20
+    """The largest batch that a producer may push."""
+    live_buffer_bytes: Annotated[int, Ge(1 << 16)] = 16 << 20
+    """How far a live reader may lag behind; beyond it rows are skipped for it, and it is told which."""
+    memory_bytes: Annotated[int, Ge(256 << 20)] = 1 << 30
+    """The most memory that its process may take: it is ended and started again when strangers make it want more."""
+
+    def __post_init__(self) -> None:
+        _check_address(self.bind_address)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return ipaddress.ip_address(self.bind_address).is_loopback
+
+
+def _check_address(address: str) -> None:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise ValueError(
+            f"bind_address: {address!r} is no IP address; 127.0.0.1 is this machine only, 0.0.0.0 every interface"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +164,7 @@ class SecurityOptions:
                 except ValueError as error:
                     raise ValueError(f"instrument_addresses: {error}") from error
 
-    def refusal(self, server: ServerOptions) -> str | None:
+    def refusal(self, server: ServerOptions | FlightOptions) -> str | None:
         """Why such a door is not opened; None when it may be."""
         if not server.enabled or server.loopback or self.open_door == OPEN_DOOR:
             return None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
 import ssl
@@ -28,6 +27,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from scidaq.stats import field_of
 from scidaq.web import problem
+from scidaq.web.limits import neighbourhood
 from scidaq.web.options import ServerOptions
 
 log = structlog.get_logger(__name__)
@@ -63,19 +63,6 @@ class DoorStats:
     late: int = field_of("1", "Connections that were closed because a header or the taking of an answer took too long.")
     malformed: int = field_of("1", "Requests that were no HTTP, or too long.")
     live: int = field_of("1", "WebSockets that are open now.")
-
-
-def neighbourhood(peer: str) -> str:
-    """What counts as one address: an IPv6 network of 64 bits, of which anybody who has one has all addresses."""
-    try:
-        found = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return peer
-    if found.version == 4:
-        return peer
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, 64), strict=False))
 
 
 class Gate:

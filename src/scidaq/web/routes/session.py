@@ -10,9 +10,9 @@ from fastapi.responses import Response
 from scidaq.web.answers import Json, Routes
 from scidaq.web.front import Actor, Front, cookie, session_cookie
 from scidaq.web.keys import SCOPES, KeyStore, spread
+from scidaq.web.limits import neighbourhood
 from scidaq.web.models import LinkView, LoginRequest, SessionView
 from scidaq.web.problem import Problem
-from scidaq.web.protocol import neighbourhood
 
 routes = Routes("/api/v1/session", "session")
 ROUTES = (routes,)
