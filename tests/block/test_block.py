@@ -19,6 +19,7 @@ from scidaq.block import (
     Channel,
     Schema,
     buffer_count,
+    from_body,
     from_buffers,
     pack,
     plain_sizes,
@@ -145,6 +146,15 @@ def test_a_block_goes_through_one_piece_and_comes_back(block: Block, align: int)
     place = (block.stream, block.epoch, block.first, block.schema, block.rows, block.t0_ns)
     whole = np.frombuffer(data, np.uint8)
     assert alike(from_buffers(*place, unpack(whole, sizes, align)), block)
+    places, at = [], 0
+    for size in sizes:
+        places += [at, size]
+        at += size + -size % align
+    for body in (data, bytearray(data)):  # memory that somebody may write to is no place to leave columns writable
+        back = from_body(*place, memoryview(type(body)(64) + body), 64, places)
+        assert alike(back, block)
+        assert not any(column.flags.writeable for column in back.columns)
+        assert back.first == block.first
     if sum(sizes):
         with pytest.raises(InvalidBlock, match="too few"):
             unpack(whole[: sum(sizes) - 1], [*sizes[:-1], sizes[-1] + align], align)
@@ -168,6 +178,17 @@ def test_buffers_that_do_not_fit_are_refused(spoil: Callable[[list[np.ndarray]],
     block = Block.of(FREE, [[1.0, 2.0]], times=[1, 2], stream="a/b")
     with pytest.raises(InvalidBlock):
         from_buffers("a/b", 0, 0, FREE, 2, 0, spoil(to_buffers(block).buffers))
+    found = spoil(to_buffers(block).buffers)
+    places = [n for i, b in enumerate(found) for n in (sum(map(len, found[:i])), len(b))]
+    with pytest.raises(InvalidBlock):
+        from_body("a/b", 0, 0, FREE, 2, 0, memoryview(b"".join(b.tobytes() for b in found)), 0, places)
+
+
+@pytest.mark.parametrize(("first", "rows", "times"), [(-1, 2, [1, 2]), (0, 0, [1, 2]), (0, 2, [2, 1])])
+def test_a_body_is_no_block_where_its_rows_make_no_sense(first: int, rows: int, times: list[int]) -> None:
+    data = np.array([*times, 1, 2], np.int64).tobytes()
+    with pytest.raises(InvalidBlock):
+        from_body("a/b", 0, first, FREE, rows, 0, memoryview(data), 0, [0, 0, 0, 16, 16, 0, 16, 16])
 
 
 # ---- what a block refuses --------------------------------------------------------------------------------------------

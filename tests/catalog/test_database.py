@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql
 
 from scidaq.block import Channel, Epoch, Gap, Ledger, Reason, schema
-from scidaq.catalog import Catalog, FactsLog, metadata, register_kind, set_aside, upsert
+from scidaq.catalog import Catalog, FactsLog, look_up, metadata, register_kind, set_aside, upsert
 from scidaq.catalog.database import _MIGRATIONS, REVISIONS, _insert
 from scidaq.clock import Anchor
 from scidaq.errors import CatalogError
@@ -191,6 +191,23 @@ def test_reading_only(tmp_path: Path, catalog: Catalog) -> None:
         assert other.dump() == catalog.dump()
         with pytest.raises(CatalogError, match="readonly"), other.begin() as conn:
             tables.put_epoch(conn, epoch(), 1)
+
+
+def test_one_question_is_answered_without_the_rest(tmp_path: Path, catalog: Catalog) -> None:
+    with catalog.begin() as conn:
+        tables.put_epoch(conn, epoch(), 1)
+    assert look_up(tmp_path, "SELECT id FROM stream") == [(epoch().stream,)]
+    with pytest.raises(CatalogError, match="readonly"):
+        look_up(tmp_path, "DELETE FROM stream")
+    with pytest.raises(CatalogError, match="unable to open"):
+        look_up(tmp_path / "nowhere", "SELECT id FROM stream")
+    with catalog.begin() as conn:
+        conn.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(CatalogError, match="9999 and belongs to a newer scidaq"):
+        look_up(tmp_path, "SELECT id FROM stream")
+    (tmp_path / "catalog.sqlite").write_bytes(b"\xff" * 8192)
+    with pytest.raises(CatalogError):
+        look_up(tmp_path, "SELECT id FROM stream")
 
 
 def test_reading_only_makes_nothing(tmp_path: Path) -> None:

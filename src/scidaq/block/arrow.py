@@ -32,20 +32,26 @@ def arrow_schema(schema: Schema, *, raw: bool = False, stream: str = "") -> pa.S
     return pa.schema(fields, {"stream": stream} if stream else None)
 
 
-def record_batch(block: Block, *, raw: bool = False, schema: pa.Schema | None = None) -> pa.RecordBatch:
+def record_batch(
+    block: Block, *, raw: bool = False, schema: pa.Schema | None = None, kinds: Sequence[pa.DataType] = ()
+) -> pa.RecordBatch:
     """The rows of a block; what is missing is null. Plain numbers that need no calibration are not copied.
 
-    `schema` is what `arrow_schema` says of it, for those who have it already.
+    `schema` is what `arrow_schema` says of it, and `kinds` the types of its fields, for those who have them already.
     """
     schema = schema or arrow_schema(block.schema, raw=raw, stream=block.stream)
-    times = pa.Array.from_buffers(TIME.type, block.rows, [None, pa.py_buffer(block.time_ns())])
+    kinds = kinds or schema.types
+    rows = block.rows
+    arrays = [pa.Array.from_buffers(kinds[0], rows, [None, pa.py_buffer(block.time_ns())])]
     masks: Sequence[Mask | None] = block.valid or [None] * len(block.columns)
-    columns = zip(block.schema.channels, block.columns, masks, schema.types[1:], strict=True)
-    arrays = [
-        _array(c, column if raw or c.calibration is None else c.physical(column), mask, kind)
-        for c, column, mask, kind in columns
-    ]
-    return pa.RecordBatch.from_arrays([times, *arrays], schema=schema)
+    for c, column, mask, kind in zip(block.schema.channels, block.columns, masks, kinds[1:], strict=True):
+        if not raw and c.calibration is not None:
+            column = c.physical(column)
+        if mask is None and column.ndim == 1 and column.dtype.kind not in "bS":
+            arrays.append(pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(column)]))
+        else:
+            arrays.append(_array(c, column, mask, kind))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _type(channel: Channel, raw: bool) -> pa.DataType:

@@ -81,6 +81,36 @@ class Block:
         if self.valid is not None:
             self._check_valid(rows)
 
+    @classmethod
+    def laid_out(
+        cls,
+        stream: str,
+        epoch: int,
+        first: int,
+        schema: Schema,
+        columns: tuple[Array, ...],
+        t0_ns: int,
+        times: Times | None,
+    ) -> Self:
+        """A block of read-only arrays that were made by the schema just now, so that only its times are to be checked.
+
+        Raises `InvalidBlock`.
+        """
+        block = object.__new__(cls)
+        put = object.__setattr__  # as the generated `__init__` does
+        put(block, "stream", stream)
+        put(block, "epoch", epoch)
+        put(block, "first", first)
+        put(block, "schema", schema)
+        put(block, "columns", columns)
+        put(block, "t0_ns", t0_ns)
+        put(block, "times", times)
+        put(block, "valid", None)
+        put(block, "arrived_ns", 0)
+        if schema.rate is None:
+            block._check_times(len(columns[0]))
+        return block
+
     def _check_times(self, rows: int) -> None:
         times = self.times
         if times is None or times.dtype != np.int64 or times.shape != (rows,):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from scidaq.block.block import Array, Block, Mask
+from scidaq.block.block import Array, Block, Mask, Times
 from scidaq.block.channel import Channel, Schema
 from scidaq.errors import InvalidBlock
 
@@ -148,6 +148,54 @@ def from_buffers(
         at += n
     valid = tuple(masks) if missing else None
     return Block(stream, epoch, first, schema, tuple(columns), t0_ns, times, valid)
+
+
+def from_body(
+    stream: str,
+    epoch: int,
+    first: int,
+    schema: Schema,
+    rows: int,
+    t0_ns: int,
+    data: memoryview,
+    at: int,
+    places: Sequence[int],
+) -> Block:
+    """As `from_buffers`, of buffers that lie in `data` from byte `at` on, at `places`: offset, size, offset, size...
+
+    Numbers of which none is missing, the most there is, are placed on the memory without anything between.
+    """
+    plain = _plain(schema, rows, data, at, places) if rows > 0 <= first else None
+    if plain is not None:
+        columns, times = plain
+        return Block.laid_out(stream, epoch, first, schema, columns, t0_ns, times)
+    buffers = [
+        np.frombuffer(data, np.uint8, places[i + 1], at + places[i]) if places[i + 1] else _EMPTY
+        for i in range(0, len(places), 2)
+    ]
+    return from_buffers(stream, epoch, first, schema, rows, t0_ns, buffers)
+
+
+def _plain(
+    schema: Schema, rows: int, data: memoryview, at: int, places: Sequence[int]
+) -> tuple[tuple[Array, ...], Times | None] | None:
+    """The columns and times of a block without bitmaps, text or booleans; None of any other."""
+    if len(places) != 2 * buffer_count(schema)[1] or not data.readonly:
+        return None
+    i, times = 0, None
+    if schema.rate is None:
+        if places[3] < 8 * rows:
+            return None
+        times, i = np.ndarray(rows, np.int64, data, at + places[2]), 4
+    columns: list[Array] = []
+    for channel, dtype in zip(schema.channels, schema.dtypes, strict=True):
+        values = i + 4 if channel.shape else i + 2
+        if places[i + 1] or dtype.kind in "bS" or places[values + 1] < rows * channel.elements * dtype.itemsize:
+            return None
+        shape = (rows, *channel.shape) if channel.shape else rows
+        columns.append(np.ndarray(shape, dtype, data, at + places[values]))
+        i = values + 2
+    return tuple(columns), times
 
 
 def padded(size: int, align: int) -> int:

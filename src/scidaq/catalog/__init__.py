@@ -25,7 +25,7 @@ from scidaq.catalog.runs import (
 )
 
 if TYPE_CHECKING:
-    from scidaq.catalog.database import Catalog, Projected, metadata, set_aside, upsert
+    from scidaq.catalog.database import Catalog, Projected, look_up, metadata, set_aside, upsert
 
 __all__ = [
     "ARMED",
@@ -54,6 +54,7 @@ __all__ = [
     "covered",
     "is_pattern",
     "kinds",
+    "look_up",
     "metadata",
     "read_facts",
     "read_run_book",

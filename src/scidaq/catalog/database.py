@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -258,6 +258,19 @@ def _in_log(log: FactsLog, seq: int) -> tuple[Any, ...] | None:
     return tuple(_row(found).values()) if isinstance(found, Fact) and found.seq == seq else None
 
 
+def look_up(data_dir: Path, query: str) -> list[tuple[Any, ...]]:
+    """The rows of one SELECT on the catalog of a data directory, in a tenth of the time that `Catalog.open` takes.
+
+    For who asks once and is gone, as a script that reads a range does. Raises `CatalogError`.
+    """
+    path = data_dir.absolute() / FILE
+    with _explained(str(path)), closing(_connected(path, read_only=True)) as connection:
+        connection.execute("BEGIN")
+        found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        _check_version(found and found[0], str(path), read_only=True)
+        return connection.execute(query).fetchall()
+
+
 # ---- opening ---------------------------------------------------------------------------------------------------------
 
 
@@ -278,18 +291,19 @@ def set_aside(data_dir: Path) -> Path:
     return quarantine / stem
 
 
+def _connected(path: Path, read_only: bool) -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    connection = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+    connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+    return connection
+
+
 def _file(path: Path, read_only: bool) -> sa.Engine:
     """An engine for a SQLite file."""
-    uri = f"{path.as_uri()}?mode={'ro' if read_only else 'rwc'}"
-    engine = sa.create_engine(
-        "sqlite://",
-        creator=lambda: sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None),
-        poolclass=sa.QueuePool,
-    )
+    engine = sa.create_engine("sqlite://", creator=lambda: _connected(path, read_only), poolclass=sa.QueuePool)
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _: object) -> None:
-        connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
         if not read_only:
             connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scidaq.block import Array, Channel, Mask
-from scidaq.query.rows import Rows, Together, exact
+from scidaq.query.rows import Numbers, Rows, Together, exact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,10 +29,6 @@ def _library(name: str) -> Any:
         raise ImportError(f"{name} is not installed: pip install 'scidaq[{name}]'", name=name) from None
 
 
-Numbers = dict[str, tuple[Array, Mask | None]]
-"""Of each channel that has numbers the values, and which rows have one."""
-
-
 def _number(values: Array, valid: Mask | None) -> tuple[Array, Mask | None]:
     """The values of a channel; of floats the missing ones are NaN, and then nothing else says so."""
     if valid is None or values.dtype.kind != "f":
@@ -48,9 +44,9 @@ def _number(values: Array, valid: Mask | None) -> tuple[Array, Mask | None]:
 def to_pandas(rows: Rows, put: Together) -> pd.DataFrame:
     """See `Rows.to_pandas`."""
     pandas = _library("pandas")
+    times, numbers = put.columns(rows.channels)
     # From whole numbers: those are taken for UTC without being looked at one by one.
-    index = pandas.DatetimeIndex(put.times(), name="time", dtype=pandas.DatetimeTZDtype("ns", "UTC"))
-    numbers = put.all_numbers(rows.channels)
+    index = pandas.DatetimeIndex(times, name="time", dtype=pandas.DatetimeTZDtype("ns", "UTC"))
     parts: list[Any] = []
     units: dict[str, str] = {}
     for channel in rows.channels:
@@ -104,9 +100,9 @@ def to_polars(table: pa.Table) -> pl.DataFrame:
 def to_xarray(rows: Rows, put: Together) -> xr.Dataset:
     """See `Rows.to_xarray`."""
     xarray = _library("xarray")
-    time = put.times().view("datetime64[ns]")
+    times, numbers = put.columns(rows.channels)
+    time = times.view("datetime64[ns]")
     sizes = {channel.shape for channel in rows.channels if len(channel.shape) == 2}
-    numbers = put.all_numbers(rows.channels)
     variables: dict[str, Any] = {}
     coordinates: dict[str, Any] = {"time": ("time", time, {"time_zone": "UTC"})}
     for channel in rows.channels:

@@ -389,14 +389,12 @@ class Reader:
         """
         if not (self.data_dir / CATALOG).exists():
             return {}
-        from scidaq.catalog import Catalog
-        from scidaq.store import segments
+        from scidaq.store import sealed_segments
 
         looks = [_look(self.data_dir / f"{CATALOG}{suffix}") for suffix in ("", "-wal")]
         if looks != self._sealed[0]:
             try:
-                with Catalog.open(self.data_dir, read_only=True) as catalog, catalog.read() as conn:
-                    self._sealed = looks, {r.path: r for r in segments(conn) if r.state == "sealed"}
+                self._sealed = looks, {row.path: row for row in sealed_segments(self.data_dir)}
             except (CatalogError, ValueError, TypeError, LookupError):  # or it says what no segment can be
                 return {}
         return self._sealed[1]
@@ -576,7 +574,8 @@ class Reader:
                 at, before_ns = max(at, block.end), block.last_ns
                 continue
             if at <= block.first:
-                self._explain(at, block.first, holding, notes)
+                if at < block.first:
+                    self._explain(at, block.first, holding, notes)
                 yield from notes.between(at, block.first, before_ns, block.t0_ns, window)
             cut = _within(block, start_ns, stop_ns, first_row)
             if cut is not None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Gaps = Literal["nan", "drop"]
 """`nan`: a row without values stands wherever rows are missing, so that a line in a plot breaks; `drop`: none does."""
+Numbers = dict[str, tuple[Array, Mask | None]]
+"""Of each channel that has numbers its values, and which rows have one (None: all)."""
 _LARGE = 8 << 20
 """Bytes from which on to fill arrays is worth a thread."""
 _EXACT = 1 << 53
@@ -203,8 +205,8 @@ class Rows:
         Where values are missing it is a masked array. Text comes as `str` in an array of objects.
         """
         put = Together(self, breaks=False)
-        numbers = put.all_numbers(self.channels)
-        out: dict[str, Array] = {"time": put.times().view("datetime64[ns]")}
+        times, numbers = put.columns(self.channels)
+        out: dict[str, Array] = {"time": times.view("datetime64[ns]")}
         for channel in self.channels:
             if channel.dtype == "text":
                 text = put.texts(channel)
@@ -266,10 +268,12 @@ def batches_of(blocks: Iterable[Block], raw: bool) -> Iterator[pa.RecordBatch]:
 
     known: Schema | None = None
     target: pa.Schema | None = None
+    kinds: list[pa.DataType] = []
     for block in blocks:
-        if block.schema is not known:
+        if block.schema is not known or target is None:
             known, target = block.schema, arrow_schema(block.schema, raw=raw, stream=block.stream)
-        yield record_batch(block, raw=raw, schema=target)
+            kinds = target.types
+        yield record_batch(block, raw=raw, schema=target, kinds=kinds)
 
 
 def _cast(batch: pa.RecordBatch, target: pa.Schema) -> pa.RecordBatch:
@@ -341,14 +345,16 @@ class Together:
             out[at] = ns
         return out
 
-    def all_numbers(self, channels: Sequence[Channel]) -> dict[str, tuple[Array, Mask | None]]:
-        """What `numbers` says of each channel that has numbers; of much at once on several cores."""
+    def columns(self, channels: Sequence[Channel]) -> tuple[Times, Numbers]:
+        """The times, and what `numbers` says of each channel that has numbers; of much at once on several cores."""
         wanted = [channel for channel in channels if channel.dtype != "text"]
         large = self.rows * sum(c.elements * c.numpy_dtype.itemsize for c in wanted) >= _LARGE
-        if self._one or not large or (threads := min(cores(), len(wanted))) < 2:
-            return {channel.name: self.numbers(channel) for channel in wanted}
-        with ThreadPoolExecutor(threads, "scidaq-fill") as pool:
-            return dict(zip([c.name for c in wanted], pool.map(self.numbers, wanted), strict=True))
+        if self._one or not large or cores() < 2:
+            return self.times(), {channel.name: self.numbers(channel) for channel in wanted}
+        with ThreadPoolExecutor(cores(), "scidaq-fill") as pool:
+            times = pool.submit(self.times)
+            numbers = dict(zip([c.name for c in wanted], pool.map(self.numbers, wanted), strict=True))
+            return times.result(), numbers
 
     def numbers(self, channel: Channel) -> tuple[Array, Mask | None]:
         """The values of a channel, shape `(rows, *channel.shape)`, and which rows have one (None: all)."""

@@ -42,7 +42,7 @@ from scidaq.store.writing import WritingStats
 if TYPE_CHECKING:
     from scidaq.store.projector import Projector, ProjectorStats, catch_up, known_segments
     from scidaq.store.repairing import Plan, Repaired, RepairStep, plan_repair, repair
-    from scidaq.store.tables import SegmentRow, epochs, gaps, segments, streams
+    from scidaq.store.tables import SegmentRow, epochs, gaps, sealed_segments, segments, streams
 
 _LATER = {  # these need SQLAlchemy, which takes half a second to import, or are wanted seldom
     "Plan": "repairing",
@@ -57,6 +57,7 @@ _LATER = {  # these need SQLAlchemy, which takes half a second to import, or are
     "SegmentRow": "tables",
     "epochs": "tables",
     "gaps": "tables",
+    "sealed_segments": "tables",
     "segments": "tables",
     "streams": "tables",
 }
@@ -133,6 +134,7 @@ __all__ = [
     "refusal",
     "repair",
     "scan",
+    "sealed_segments",
     "segment_files",
     "segments",
     "stream_directories",

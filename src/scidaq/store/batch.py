@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scidaq.block import Block, Epoch, from_buffers
+from scidaq.block import Block, Epoch, from_body
 from scidaq.errors import Corrupt, InvalidBlock
 from scidaq.store import wire
 
@@ -32,9 +32,9 @@ def decoded(data: memoryview, path: Path, message: wire.Message, epoch: Epoch | 
     """The rows of a batch that is known to be intact. Raises `Corrupt`."""
     if epoch is None:
         raise Corrupt(path, 0, "the schema is lost")
-    buffers = wire.body_buffers(data, message)
-    f = message.facts
+    f, body = message.facts, message.at + message.header
+    place = epoch.stream, epoch.number, f["first"], epoch.schema, message.rows, f["t0"]
     try:
-        return from_buffers(epoch.stream, epoch.number, f["first"], epoch.schema, message.rows, f["t0"], buffers)
+        return from_body(*place, data, body, message.buffers)
     except (InvalidBlock, ValueError, KeyError) as e:
         raise Corrupt(path, message.at, f"a batch that is no block ({e})") from e

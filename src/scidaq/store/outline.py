@@ -91,7 +91,7 @@ class Outline:
                 return None
             if seal.crc != wire.checksum(data, seal, previous_of(seal)):
                 return None
-            entries = [Entry(*(int(n) for n in entry)) for entry in said["batches"]]
+            entries = [Entry(*map(int, entry)) for entry in said["batches"]]
             noted = [_of(data, path, int(at), uuid).facts for at in said["noted"]]
         except (Corrupt, wire.EndOfStream, InvalidBlock, ValueError, KeyError, TypeError, OverflowError):
             return None

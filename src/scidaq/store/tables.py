@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import orjson
 import sqlalchemy as sa
 
 from scidaq.block import Epoch, Gap, Ledger, Reason, Schema
-from scidaq.catalog import canonical, metadata, upsert
+from scidaq.catalog import canonical, look_up, metadata, upsert
 from scidaq.clock import Anchor
 
 stream = sa.Table(
@@ -225,6 +226,15 @@ def segments(conn: sa.Connection, stream_id: str | None = None) -> list[SegmentR
     """The segments of one stream or of all, by stream, epoch, first row and generation."""
     order = segment.c.stream, segment.c.epoch, segment.c.first, segment.c.generation, segment.c.uuid
     return [_segment_row(*r) for r in conn.execute(_of(segment, stream_id).order_by(*order))]
+
+
+def sealed_segments(data_dir: Path) -> list[SegmentRow]:
+    """The sealed segments of all streams that the catalog of a data directory knows, in no order.
+
+    Raises `CatalogError`; `ValueError`, `TypeError` or `LookupError` where it says what no segment can be.
+    """
+    columns = ", ".join(f'"{column.name}"' for column in segment.c)
+    return [_segment_row(*row) for row in look_up(data_dir, f"SELECT {columns} FROM segment WHERE state = 'sealed'")]
 
 
 def _segment_row(*values: Any) -> SegmentRow:
