@@ -31,10 +31,12 @@ help: ## list the targets
 
 .PHONY: run
 run: $(VENV)/.run $(VENV)/.self ## the demo: simulated instruments, recorded and shown (ARGS="--help")
+	@"$(BIN)/python" tools/dashboard.py --optional
 	@"$(BIN)/scidaq" demo $(ARGS)
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.self ## all tests, JOBS at a time (ARGS="-k name"; ARGS="-m tiny": the benchmarks in little)
+	@"$(BIN)/python" tools/dashboard.py --dev
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 .PHONY: check
@@ -43,7 +45,12 @@ check: $(VENV)/.dev $(VENV)/.self ## format, lint, types, imports, docs: seconds
 	"$(BIN)/ruff" check $(CODE)
 	"$(BIN)/mypy" $(CODE)
 	"$(BIN)/lint-imports" --no-logo
+	@"$(BIN)/python" tools/dashboard.py check
 	"$(BIN)/python" -m pytest -q -m "not slow" $(wildcard tests/project tests/docs)
+
+.PHONY: ui
+ui: $(VENV)/.made ## build the dashboard, unless it was made of the sources that are there
+	"$(BIN)/python" tools/dashboard.py $(ARGS)
 
 .PHONY: format
 format: $(VENV)/.dev ## put the code in shape
@@ -93,7 +100,7 @@ lock: .venv-lock/.made ## regenerate the lock files (ARGS=--upgrade for newer ve
 
 .PHONY: clean
 clean: ## remove what make and the tools left
-	rm -rf "$(VENV)" .venv-* build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" .venv-* build dist ui/node_modules src/scidaq/web/dashboard .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- setting up -------------------------------------------------------------------------------------------------------

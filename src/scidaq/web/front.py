@@ -39,8 +39,12 @@ SESSION_COOKIE = "scidaq_session"
 HOST_COOKIE = f"__Host-{SESSION_COOKIE}"
 """Its name over HTTPS: browsers take that from this host only, and send it over HTTPS only."""
 CSRF_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-WITHOUT_KEY = frozenset({"/health/live", "/health/ready", "/api/v1/session", "/", "/login", "/login.js", "/style.css"})
+WITHOUT_KEY = frozenset(
+    {"/health/live", "/health/ready", "/api/v1/session", "/", "/plain", "/login", "/login.js", "/style.css"}
+)
 """What answers whoever asks: that the process works, that it takes data, and the way to log in."""
+ASSETS = "/assets/"
+"""So do the files of the dashboard, which is how a browser logs in."""
 _ALIVE = frozenset({"/health/live", "/health/ready"})
 """What answers also those whose address has to wait: who restarts a station must not be misled by others' mistakes."""
 _HEADERS = (
@@ -297,7 +301,7 @@ class Front:
             actor = Actor("anybody", spread(("admin",)), "open", peer)
         self._limit(actor.identity if actor and actor.identity else f"@{near}", now_s)
         if actor is None:
-            if scope["path"] in WITHOUT_KEY:
+            if scope["path"] in WITHOUT_KEY or scope["path"].startswith(ASSETS):
                 return Actor("nobody", frozenset(), "none", peer)
             self._unauthorized += 1
             raise Problem(

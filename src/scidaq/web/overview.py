@@ -1,4 +1,4 @@
-"""The first page of a station: how it is, at a glance, without a script; and the page to log in.
+"""How a station is, at a glance, without a script: for browsers without one, and where no dashboard was built.
 
 What is drawn comes from the station's own statistics and its health report, as everything else that is shown.
 """
@@ -50,7 +50,7 @@ async function logIn(what) {
     const answer = await fetch("/api/v1/session", {
       method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(what),
     });
-    if (answer.ok) { location.replace("/"); return; }
+    if (answer.ok) { location.replace("/plain"); return; }
     said.textContent = (await answer.json()).detail;
   } catch (error) {
     said.textContent = "The station does not answer; is it running?";
