@@ -6,20 +6,30 @@ the rows were written. `open_store` (`scidaq.open`) is the door for scripts and 
 
 from scidaq.query.buckets import Grid, decimated
 from scidaq.query.folding import Buckets, Fold, Lane, Newest, arrays_of, lanes_of
+from scidaq.query.pyramid import START, Builder, Chunk, Overview, Part, Position, Pyramid, overview
 from scidaq.query.reader import Place, Reader, StreamSummary
 from scidaq.query.rows import Rows
 from scidaq.query.run import RunView
 from scidaq.query.settings import settings_at, snapshot_at
 from scidaq.query.store import Store, open_store
 from scidaq.query.stream import Stream
+from scidaq.query.view import Drawn, drawn
 
 __all__ = [
+    "START",
     "Buckets",
+    "Builder",
+    "Chunk",
+    "Drawn",
     "Fold",
     "Grid",
     "Lane",
     "Newest",
+    "Overview",
+    "Part",
     "Place",
+    "Position",
+    "Pyramid",
     "Reader",
     "Rows",
     "RunView",
@@ -28,8 +38,10 @@ __all__ = [
     "StreamSummary",
     "arrays_of",
     "decimated",
+    "drawn",
     "lanes_of",
     "open_store",
+    "overview",
     "settings_at",
     "snapshot_at",
 ]

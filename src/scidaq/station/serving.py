@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from scidaq.block import Block, Epoch, Gap
 from scidaq.catalog import Fact, RunBook, RunKeeper, Setting, Snapshot, register_kind
-from scidaq.errors import ParameterError, RequestError, UnknownInstrument, UnknownParameter, UnknownStream
+from scidaq.errors import CatalogError, ParameterError, RequestError, UnknownInstrument, UnknownParameter, UnknownStream
 from scidaq.instruments import Failure, InstrumentStats, Level, Parameter, State, Value
 from scidaq.query import (
     Buckets,
+    Drawn,
     Fold,
     Grid,
     Lane,
@@ -27,9 +28,12 @@ from scidaq.query import (
     StreamSummary,
     arrays_of,
     decimated,
+    drawn,
     lanes_of,
+    overview,
 )
 from scidaq.station.live import Happening, ViewWanted, Watch, grid_step_ns
+from scidaq.store import gaps
 
 if TYPE_CHECKING:
     from scidaq.instruments import Supervisor
@@ -328,6 +332,76 @@ class Serving:
                     fold.take(entry.slice(entry.first + first, entry.first + end))
         return fold.changed()
 
+    def view(
+        self,
+        stream: str,
+        channels: Sequence[str] | None,
+        start_ns: int | None,
+        stop_ns: int | None,
+        width: int,
+    ) -> Drawn:
+        """A range of a stream (all of it without bounds) in `width` to twice as many buckets where there are so many
+        rows, those included that are not durable yet. Raises `UnknownStream`, and `RequestError` for what cannot be.
+        """
+        ring = self._station._rings.get(stream)
+        recent = ring.recent() if ring is not None else []  # first: what it lets go of meanwhile can be read
+        blocks = [item for item in recent if isinstance(item, Block)]
+        with self._reader() as reader:
+            try:
+                known = reader.summary(stream)
+            except UnknownStream:
+                if ring is None:
+                    raise
+                known = []
+            span, estimate = _span(known, blocks, start_ns, stop_ns)
+            pyramid, pending = self._station.summaries.of(stream)
+            summary = overview(pyramid, pending, *span, width, estimate)
+            if summary is not None and summary.damaged is not None:
+                self._station.summaries.doubt(stream, summary.damaged)
+            place = None if summary is None else Place(*summary.end)
+            rest = self._rest(reader, stream, span, place, blocks) if known else _recent(blocks, span, None)
+            gaps = [] if summary is None else self._gaps(stream, span)
+            one = drawn(stream, channels, span, width, summary, rest, gaps)
+        if channels is not None and not one.buckets.lanes:
+            self._check_lanes(stream, channels, blocks)
+        return one
+
+    def _rest(
+        self, reader: Reader, stream: str, span: tuple[int, int], place: Place | None, blocks: Sequence[Block]
+    ) -> Iterator[Block | Gap]:
+        """The rows behind what summaries have, from the files and then from memory."""
+        behind = (-1, -1)
+        for item in reader.blocks(stream, *span, after=place):
+            if isinstance(item, Block):
+                behind = item.epoch, item.end
+            yield item
+        if behind == (-1, -1) and place is not None:
+            behind = place.epoch, place.row
+        yield from _recent(blocks, span, behind)
+
+    def _gaps(self, stream: str, span: tuple[int, int]) -> list[Gap]:
+        """What the catalog knows to be missing in a range."""
+        try:
+            with self._station._catalog.read() as conn:
+                known = gaps(conn, stream)
+        except CatalogError:
+            return []
+        return [g for g in known if (g.end_ns is None or g.end_ns > span[0]) and (g.start_ns or span[0]) < span[1]]
+
+    def _check_lanes(self, stream: str, channels: Sequence[str], blocks: Sequence[Block]) -> None:
+        """Raise `RequestError` when no epoch has any of the channels: nothing else is wrong with an empty range."""
+        schemas = [one.schema for one in self.stream(stream).schemas] or [b.schema for b in blocks[-1:]]
+        problem: RequestError | None = None
+        for schema in reversed(schemas):
+            try:
+                lanes_of(schema, channels)
+            except RequestError as error:
+                problem = problem or error
+            else:
+                return
+        if problem is not None:
+            raise problem
+
     def listen(self, tell: Callable[[Happening], None]) -> Callable[[], None]:
         """Be told of what happens, in whatever thread it happens: `tell` must be quick. Call the result to end it."""
         return self._station.live.listen(tell)
@@ -390,6 +464,44 @@ class Serving:
 
 def _of(stream: str) -> str:
     return stream.partition("/")[0]
+
+
+def _span(
+    known: Sequence[StreamSummary], blocks: Sequence[Block], start_ns: int | None, stop_ns: int | None
+) -> tuple[tuple[int, int], int]:
+    """The range that is meant, and about how many rows it has."""
+    firsts = [s.first_ns for s in known if s.first_ns is not None] + [b.t0_ns for b in blocks[:1]]
+    lasts = [s.last_ns for s in known if s.last_ns is not None] + [b.last_ns for b in blocks[-1:]]
+    start = min(firsts, default=0) if start_ns is None else start_ns
+    stop = max(lasts, default=start) + 1 if stop_ns is None else stop_ns
+    if start_ns is not None and stop_ns is not None and stop <= start:
+        raise RequestError("stop has to come after start")
+    stop = max(stop, start + 1)
+    if not -(1 << 62) < start < stop < 1 << 62:
+        raise RequestError("start, stop: the range is too long to be drawn")
+    rows = 0.0
+    for one in known:
+        if one.first_ns is None or one.last_ns is None:
+            continue
+        within = min(stop, one.last_ns + 1) - max(start, one.first_ns)
+        if within > 0:
+            rows += one.rows * within / (one.last_ns + 1 - one.first_ns)
+    return (start, stop), int(rows)
+
+
+def _recent(blocks: Sequence[Block], span: tuple[int, int], behind: tuple[int, int] | None) -> Iterator[Block]:
+    """The parts of blocks that lie in a range and behind a row."""
+    for block in blocks:
+        if behind is not None and (block.epoch, block.end) <= behind:
+            continue
+        if behind is not None and block.epoch == behind[0] and block.first < behind[1]:
+            block = block.slice(behind[1], block.end)
+        if block.t0_ns >= span[1] or block.last_ns < span[0]:
+            continue
+        times = block.time_ns()
+        first, end = (int(times.searchsorted(t, "left")) for t in span)
+        if first < end:
+            yield block.slice(block.first + first, block.first + end)
 
 
 def _instrument(supervisor: Supervisor) -> Instrument:

@@ -33,11 +33,12 @@ from scidaq.errors import CatalogDamaged, CatalogError, ConfigError, RequestErro
 from scidaq.instruments import SETTINGS, InstrumentStats, Supervision
 from scidaq.observe import Health, Metrics
 from scidaq.pipeline import Door, Hold, Intake, IntakeStats, Ring, RingStats
-from scidaq.query import Reader, snapshot_at
+from scidaq.query import Position, Reader, snapshot_at
 from scidaq.station import watching
 from scidaq.station.exporting import Exports
 from scidaq.station.live import Live
 from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
+from scidaq.station.summarizing import Summaries
 from scidaq.stats import field_of
 from scidaq.store import (
     STARTED,
@@ -179,6 +180,16 @@ class Station:
         self._projector.start()
         stack.callback(self._projector.close)
         stack.callback(self._note_end)
+        self.summaries = Summaries(
+            data_dir,
+            files,
+            clock,
+            self._station.uuid,
+            lambda: self._rings,
+            self._durable,
+            lambda: not self._no_room(),
+        )
+        stack.callback(self.summaries.close)  # when all rows are durable
         self._open_recorder(stack)
         self._started_ns = clock.now_ns()
         self._facts.append(STARTED, self._said | {"quarantined": len(self.recovered.quarantined)})
@@ -192,6 +203,7 @@ class Station:
         stack.callback(self._end_runs)  # when the instruments have stopped: what they delivered last belongs to them
         self._open_instruments(stack)
         stack.callback(self._look_at_instruments)
+        self.summaries.start()
         self.exports = stack.enter_context(Exports(data_dir, clock, files, self._no_room))
         self._open_watch(stack)
         stack.callback(self.live.close)
@@ -595,6 +607,10 @@ class Station:
     def stands_still(self) -> str:
         """Why nothing is made durable any more, empty while it is: what a watchdog may act on. Waits for nobody."""
         return moves(self._recorder.stats())
+
+    def _durable(self) -> dict[str, Position]:
+        """Behind which row of each stream everything is durable, or accounted for durably."""
+        return {s.stream: Position(s.epoch, s.durable_index) for s in self._recorder.stats().streams if s.epoch >= 0}
 
     def _is_critical(self, instrument: str) -> bool:
         return next((one.critical for one in self.plan.instruments if one.id == instrument), True)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from scidaq.block import Block
 from scidaq.catalog import Fact, RunActs, RunBook, Setting, Snapshot
 from scidaq.instruments import Failure, Level, Parameter, Value
-from scidaq.query import Buckets, Grid, Lane
+from scidaq.query import Buckets, Drawn, Grid, Lane
 from scidaq.station import (
     Audited,
     Export,
@@ -103,6 +103,16 @@ class StationDoor(Protocol):
 
     def since(self, wanted: ViewWanted, start_ns: int, stop_ns: int) -> list[Buckets]:
         """What a view would have shown of a time in the past, rows that are not durable yet included."""
+
+    def view(
+        self,
+        stream: str,
+        channels: Sequence[str] | None,
+        start_ns: int | None,
+        stop_ns: int | None,
+        width: int,
+    ) -> Drawn:
+        """A range of a stream in about as many buckets as there are pixels, with their exact extremes."""
 
     def listen(self, tell: Callable[[Happening], None]) -> Callable[[], None]:
         """Be told of what happens, in whatever thread it happens; call the result to end it."""

@@ -26,6 +26,8 @@ from scidaq.web.answers import (
     unchanged,
 )
 from scidaq.web.door import Page, Stream, Wanted
+from scidaq.web.frames import MEDIA_TYPE as FRAME
+from scidaq.web.live import frame_of
 from scidaq.web.models import ListOf, RowsPage, StreamDetail, StreamView
 from scidaq.web.problem import Problem
 from scidaq.web.rows import ARROW, CSV, FORMATS, JSON, arrow_pieces, channel_json, csv_pieces, gap_json, json_pieces
@@ -37,6 +39,7 @@ _PART = re.compile(r"[a-z0-9_-]{1,64}")
 _DEFAULT_ROWS = {JSON: 10_000, CSV: 100_000, ARROW: 1_000_000}
 MOST_ROWS = 1_000_000
 MOST_POINTS = 100_000
+MOST_WIDTH = 20_000
 _AT_ONCE = 1 << 20
 """Bytes of rows that are written in one piece."""
 
@@ -184,6 +187,57 @@ def get_rows(
     else:
         page = door(request).page(wanted)
     return _answer(request, wanted, page, kind, link, reduced=max_points is not None)
+
+
+@routes.add(
+    "GET",
+    "/{instrument}/{stream}/view",
+    "read",
+    None,
+    (404,),
+    responses={
+        200: {
+            "description": "A frame: a JSON header and arrays, as the reference of live views says.",
+            "content": {FRAME: {"schema": {"type": "string", "format": "binary"}}},
+            "headers": {"ETag": {"schema": {"type": "string"}, "description": "Changes when the answer would."}},
+        },
+        304: {"description": "It is as `If-None-Match` says."},
+    },
+)
+def get_view(
+    request: Request,
+    instrument: Instrument,
+    stream: Name,
+    start: Time = None,
+    stop: Time = None,
+    channels: Annotated[
+        str | None,
+        Query(max_length=4000, description="Only these, joined by commas; of an array `name.label` or `name[3]`."),
+    ] = None,
+    width: Annotated[
+        int, Query(ge=1, le=MOST_WIDTH, description="Buckets wanted: as many to twice as many come.")
+    ] = 2000,
+) -> Response:
+    """A range as it is drawn, whatever its length: buckets of rows with the exact least and greatest value of each
+    channel and the mean, or the rows themselves where there are few. No bucket goes over a gap or into another epoch.
+    Rows that are not durable yet are part of it. Where `unfinished_ns` is given, rows behind that time were too many to
+    be read and are not summarized yet."""
+    name, now_ns = stream_id(instrument, stream), door(request).now_ns()
+    one = door(request).view(
+        name,
+        None if channels is None else tuple(dict.fromkeys(c.strip() for c in channels.split(","))),
+        None if start is None else moment_ns(start, now_ns),
+        None if stop is None else moment_ns(stop, now_ns),
+        width,
+    )
+    more: dict[str, Any] = {"start_ns": str(one.start_ns), "stop_ns": str(one.stop_ns)}
+    if one.unfinished_ns is not None:
+        more["unfinished_ns"] = str(one.unfinished_ns)
+    content = frame_of(one.buckets, "", 0, **more)
+    headers = {"ETag": etag_of(content), "Cache-Control": "private, no-cache"}
+    if (same := unchanged(request, headers["ETag"], headers)) is not None:
+        return same
+    return Response(content, headers=headers, media_type=FRAME)
 
 
 def _kind(request: Request, asked: str | None) -> str:

@@ -1,0 +1,148 @@
+"""A stream as it is drawn: any range of it in about as many buckets as there are pixels, each with its exact extremes.
+
+Summaries give what they have (`Pyramid`), rows give the rest: where summaries do not reach yet, and where there are so
+few rows that they are read at once. What a viewer gets is the same `Buckets` that a live view consists of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from scidaq.block import Block, Gap, Schema
+from scidaq.errors import RequestError
+from scidaq.query.folding import Buckets, Fold, Lane, lanes_of
+from scidaq.query.pyramid import START, Chunk, Overview, Position, alike, grouped
+
+MOST_ROWS = 20_000_000
+"""Rows that are read for one view: where summaries lack more, the rest is told as not summarized yet."""
+MOST_GAPS = 2000
+
+
+def step_for(length_ns: int, width: int) -> int:
+    """The step of a grid of which a range has between `width` and twice as many: a power of two, at least 1 ns."""
+    return 1 << max(0, (max(1, length_ns) // max(1, width)).bit_length() - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A view, and what it was made of."""
+
+    buckets: Buckets
+    start_ns: int
+    stop_ns: int
+    end: Position
+    """Behind the last row that came from summaries."""
+    rows_read: int
+    unfinished_ns: int | None = None
+    """From this time on it is not whole: there are too many rows that no summary has yet."""
+
+
+def drawn(
+    stream: str,
+    names: Sequence[str] | None,
+    span: tuple[int, int],
+    width: int,
+    summary: Overview | None,
+    rest: Iterable[Block | Gap],
+    gaps: Sequence[Gap] = (),
+) -> Drawn:
+    """One view out of what summaries have and the rows behind them, in this order. Raises `RequestError` for channels
+    that are nowhere."""
+    step = step_for(span[1] - span[0], width)
+    parts = [] if summary is None else [_buckets(stream, step, names, c) for c in _runs(summary.chunks, step)]
+    fold = Fold(stream, names, step)
+    rows, unfinished = 0, None
+    for item in rest:
+        if isinstance(item, Block):
+            if rows > MOST_ROWS:
+                unfinished = item.t0_ns
+                break
+            rows += item.rows
+        fold.take(item)
+    parts += fold.changed()
+    known = [lane for part in parts for lane in part.lanes]
+    if names is not None and parts and not known:
+        raise RequestError(f"no channel {', '.join(names)[:140]} in this range")
+    one = merged(stream, step, parts, gaps)
+    end = START if summary is None else summary.end
+    return Drawn(one, *span, end, rows, unfinished)
+
+
+def _runs(chunks: Sequence[Chunk], step_ns: int) -> list[Chunk]:
+    """As coarse as the grid, neighbours of one schema together."""
+    return [grouped(chunk, chunk.t0 // step_ns) for chunk in alike(chunks)]
+
+
+def _buckets(stream: str, step_ns: int, names: Sequence[str] | None, chunk: Chunk) -> Buckets:
+    """In physical values, of the lines that are asked for."""
+    lanes = _lanes(chunk.schema, names)
+    shape = (len(lanes), len(chunk))
+    least, most, mean, last = (np.empty(shape) for _ in range(4))
+    with np.errstate(all="ignore"):
+        for k, lane in enumerate(lanes):
+            given = chunk.schema.channels[lane.column].calibration
+            scale, offset = (1.0, 0.0) if given is None else (given.scale, given.offset)
+            arrays = (a[lane.column] for a in (chunk.least, chunk.most, chunk.last, chunk.total, chunk.valid))
+            low, high, newest, total, count = (
+                a.astype(np.float64) if lane.element is None else a[:, lane.element].astype(np.float64) for a in arrays
+            )
+            ends = (low, high) if scale >= 0 else (high, low)
+            nothing = count == 0
+            least[k], most[k] = (np.where(nothing, np.nan, e * scale + offset) for e in ends)
+            mean[k] = total / count * scale + offset
+            last[k] = np.where(nothing, np.nan, newest * scale + offset)
+    return Buckets(stream, step_ns, lanes, chunk.t0, chunk.t1, chunk.n.astype(np.uint32), least, most, mean, last)
+
+
+def _lanes(schema: Schema, names: Sequence[str] | None) -> tuple[Lane, ...]:
+    if names is None:
+        return lanes_of(schema, None)
+    out: list[Lane] = []
+    for name in names:
+        try:
+            out += lanes_of(schema, [name])
+        except RequestError:  # another epoch may have it
+            continue
+    return tuple(out)
+
+
+def merged(stream: str, step_ns: int, parts: Sequence[Buckets], gaps: Sequence[Gap] = ()) -> Buckets:
+    """Several stretches as one: lines are known by their names, and have no value where they are not there."""
+    lanes: dict[str, Lane] = {}
+    for part in parts:
+        lanes.update((lane.name, lane) for lane in part.lanes)
+    rows = {name: k for k, name in enumerate(lanes)}
+    count = sum(len(p.t0) for p in parts)
+
+    def times(name: str, dtype: type) -> npt.NDArray[np.generic]:
+        return np.concatenate([np.empty(0, dtype), *(getattr(p, name) for p in parts)]).astype(dtype)
+
+    def values(name: str) -> npt.NDArray[np.float64]:
+        out = np.full((len(rows), count), np.nan)
+        at = 0
+        for part in parts:
+            end = at + len(part.t0)
+            out[[rows[lane.name] for lane in part.lanes], at:end] = getattr(part, name)
+            at = end
+        return out
+
+    all_gaps = {(g.epoch, g.first, g.end): g for part in parts for g in part.gaps}
+    all_gaps.update(((g.epoch, g.first, g.end), g) for g in gaps)
+    told = sorted(all_gaps.values(), key=lambda g: (g.epoch, g.first, g.end))
+    return Buckets(
+        stream,
+        step_ns,
+        tuple(lanes.values()),
+        times("t0", np.int64),  # type: ignore[arg-type]
+        times("t1", np.int64),  # type: ignore[arg-type]
+        times("n", np.uint32),  # type: ignore[arg-type]
+        values("least"),
+        values("most"),
+        values("mean"),
+        values("last"),
+        tuple(told[-MOST_GAPS:]),
+    )
