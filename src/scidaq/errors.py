@@ -36,13 +36,17 @@ class TooMany(RequestError):
 
 
 class NotAllowed(ScidaqError, PermissionError):
-    """The station does not know the key, or the key may not do this."""
+    """The station does not know the key, or this may not be done with it."""
 
 
 class Leased(RequestError):
     """Somebody else has a lease of the instrument."""
 
     retry = True
+
+
+class DefinedElsewhere(RequestError):
+    """It stands in a file, or a variable, that only its owner changes; the message says in which."""
 
 
 class UnknownInstrument(Unknown):

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from scidaq.clock import SystemClock
-from scidaq.config import Changes, Config, Reloader, compare
+from scidaq.config import Changes, Config, Edit, Reloader, compare
 from scidaq.config.reloading import _merged
 from scidaq.errors import ConfigError
 from scidaq.options import LIVE, Secret
@@ -98,7 +98,7 @@ def reloader(loaded: Load, *texts: str, station: FakeStation) -> tuple[Reloader,
     return (
         Reloader(
             loaded(texts[0]),
-            lambda: loaded(next(coming)),
+            lambda edit=None: loaded(next(coming)),
             station,
             SystemClock(),
             [lambda config: levels.append(config.logging.level)],
@@ -151,7 +151,7 @@ def test_what_cannot_be_put_in_is_tried_again(loaded: Load) -> None:
 
 
 def test_whatever_fails_the_station_goes_on(loaded: Load) -> None:
-    def again() -> Config:
+    def again(edit: Edit | None = None) -> Config:
         raise KeyError("oops")
 
     it = Reloader(loaded(""), again, FakeStation(), SystemClock())
@@ -171,6 +171,6 @@ def test_secrets_are_hidden_before_anything_is_done_that_knows_them(loaded: Load
 
     texts = [CLOUD + f"token = '{CANARY}{n}'" for n in range(2)]
     first, second = (loaded(text, drivers=DRIVERS) for text in texts)
-    it = Reloader(first, lambda: second, Says(), SystemClock(), hide=order.append)
+    it = Reloader(first, lambda edit=None: second, Says(), SystemClock(), hide=order.append)
     assert it.reload().changed == ("c",)
     assert order == [[f"{CANARY}1"], "applied"]

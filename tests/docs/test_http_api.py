@@ -11,7 +11,7 @@ import pytest
 
 from scidaq.cli.demo import simulated
 from scidaq.clock import SystemClock
-from scidaq.config import Base, Override, load
+from scidaq.config import Base, Config, Edit, Override, Reloader, load
 from scidaq.station import Station
 from scidaq.web import KeyStore, SecurityOptions, ServerOptions, WebServer, open_doors
 from tests.docs.commands import ROOT, Newcomer, blocks
@@ -27,11 +27,16 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
         monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
         elsewhere = Override("--data-dir", ("station", "data_dir"), str(tmp_path / "data"))
-        config = load(base=Base("demo", configuration), overrides=[elsewhere])
+
+        def again(edit: Edit | None = None) -> Config:
+            return load(base=Base("demo", configuration), overrides=[elsewhere], edit=edit)
+
+        config = again()
         with Station(config.plan(clock), clock) as station:
             keys = KeyStore(tmp_path / "data", clock)
             server, security = ServerOptions(port=0), SecurityOptions(keys=False)
-            with open_doors(station, station.stats().uuid, keys, server, security) as web:
+            reloader = Reloader(config, again, station, clock)
+            with open_doors(station, station.stats().uuid, keys, server, security, config=reloader) as web:
                 for _ in range(1000):
                     streams = {s.stream: s.durable_rows for s in station.stats().recorder.streams}
                     if streams.get("fast/wave", 0) > 20_000 and streams.get("dmm/readings", 0) > 3:

@@ -7,13 +7,15 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scidaq.clock import SystemClock
+from scidaq.config import Changes, Config, Edit, Override, Reloader, load
 from scidaq.instruments import SupervisionOptions, WaveformDriver, WaveformOptions
 from scidaq.station import InstrumentPlan, Serving, Station, StationPlan
 from scidaq.testing import FakeInstrument
@@ -26,9 +28,20 @@ SCOPES = ("read", "operate", "admin", "metrics")
 
 @dataclass
 class FakeConfig:
-    """A configuration that can be read again."""
+    """A configuration that can be read again. Instruments are judged and written; the station hears nothing of it."""
 
+    data_dir: Path
     reloads: int = 0
+
+    def load(self, edit: Edit | None = None) -> Config:
+        return load([], [Override("--data-dir", ("station", "data_dir"), str(self.data_dir))], {}, edit=edit)
+
+    def apply(self, changes: Any) -> Mapping[str, str]:
+        return {}
+
+    @cached_property
+    def real(self) -> Reloader:
+        return Reloader(self.load(), self.load, self, SystemClock())
 
     def effective(self) -> dict[str, Any]:
         return {"values": {"station": {"name": "lab"}}, "origins": {"station.name": "lab.toml:2"}}
@@ -39,6 +52,12 @@ class FakeConfig:
     def reload(self) -> FakeConfig:
         self.reloads += 1
         return self
+
+    def put_instrument(self, instrument: str, values: Mapping[str, Any]) -> Changes:
+        return self.real.put_instrument(instrument, values)
+
+    def remove_instrument(self, instrument: str) -> Changes:
+        return self.real.remove_instrument(instrument)
 
     def as_json(self) -> dict[str, Any]:
         return {"added": [], "removed": [], "changed": [], "live": ["logging.level"], "restart": [], "failed": {}}
@@ -53,8 +72,8 @@ class Live:
     keys: Mapping[str, str]
     """A key for each scope."""
     store: KeyStore
-    fake: FakeInstrument
-    config: FakeConfig = field(default_factory=FakeConfig)
+    fake: Any
+    config: Any = None
 
     def ask(
         self, path: str, method: str = "GET", content: Any = None, key: str | None = "admin", **headers: str
@@ -106,6 +125,6 @@ def live_station(data_dir: Path, **server: Any) -> Iterator[Live]:
             store = KeyStore(data_dir, clock)
             keys = {scope: store.create(f"{scope} key", [scope])[1] for scope in SCOPES}
             options = ServerOptions(port=0, requests_per_second=0, **server)
-            config = FakeConfig()
+            config = FakeConfig(data_dir)
             with open_doors(station, station.stats().uuid, store, options, SecurityOptions(), config=config) as web:
                 yield Live(station, web, keys, store, fake, config)

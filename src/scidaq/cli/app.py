@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,7 +36,7 @@ from scidaq.errors import ConfigError, RequestError, ScidaqError
 
 if TYPE_CHECKING:
     from scidaq.catalog import NewRun
-    from scidaq.config import Config
+    from scidaq.config import Again, Config, Edit
     from scidaq.station import StationStats
 
 app = typer.Typer(
@@ -137,10 +137,13 @@ def demo(
 
     run = run_to_record(run_name, operator, sample, notes, meta)
     with simulated() as configuration:
-        loaded = load_config(config, data_dir, Base("demo", configuration))
-        stats = _record(
-            loaded, seconds, f"recording into {loaded.station.data_dir}; Ctrl-C ends it", demo=True, run=run
-        )
+
+        def load(edit: Edit | None = None) -> Config:
+            return load_config(config, data_dir, Base("demo", configuration), edit)
+
+        loaded = load()
+        greeting = f"recording into {loaded.station.data_dir}; Ctrl-C ends it"
+        stats = _record(loaded, load, seconds, greeting, demo=True, run=run)
     report_end(stats, loaded.station.data_dir)
 
 
@@ -159,10 +162,14 @@ def serve(
     from scidaq.cli.recording import report_end
 
     run = run_to_record(run_name, operator, sample, notes, meta)
-    loaded = load_config(config, data_dir)
+
+    def load(edit: Edit | None = None) -> Config:
+        return load_config(config, data_dir, edit=edit)
+
+    loaded = load()
     names = ", ".join(loaded.instruments) or "nothing, since no instrument is configured,"
     greeting = f"recording {names} into {loaded.station.data_dir}"
-    stats = _record(loaded, seconds, greeting, run=run, again=lambda: load_config(config, data_dir))
+    stats = _record(loaded, load, seconds, greeting, run=run)
     report_end(stats, loaded.station.data_dir)
 
 
@@ -536,14 +543,14 @@ def config_schema() -> None:
 
 def _record(
     config: Config,
+    again: Again,
     seconds: float | None,
     greeting: str,
     *,
     run: NewRun | None,
     demo: bool = False,
-    again: Callable[[], Config] | None = None,
 ) -> StationStats:
     from scidaq.cli.recording import record
     from scidaq.clock import SystemClock
 
-    return record(config, SystemClock(), seconds, greeting, demo=demo, run=run, again=again)
+    return record(config, again, SystemClock(), seconds, greeting, demo=demo, run=run)

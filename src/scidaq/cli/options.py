@@ -12,7 +12,7 @@ import typer
 from scidaq.errors import RequestError
 
 if TYPE_CHECKING:
-    from scidaq.config import Base, Config
+    from scidaq.config import Base, Config, Edit
 
 ConfigFiles = Annotated[
     list[Path] | None,
@@ -47,12 +47,17 @@ RunName = Annotated[
 ]
 
 
-def load_config(files: list[Path] | None, data_dir: Path | None, base: Base | None = None) -> Config:
-    """The configuration that the command line asks for. Raises `ConfigError` with every mistake."""
+def load_config(
+    files: list[Path] | None, data_dir: Path | None, base: Base | None = None, edit: Edit | None = None
+) -> Config:
+    """The configuration that the command line asks for; with `edit`, as it would be then.
+
+    Raises `ConfigError` with every mistake.
+    """
     from scidaq.config import Override, load
 
     overrides = [] if data_dir is None else [Override("--data-dir", ("station", "data_dir"), str(data_dir))]
-    return load(files or [], overrides, base=base)
+    return load(files or [], overrides, base=base, edit=edit)
 
 
 def configured_instruments(files: list[Path] | None, data_dir: Path | None) -> Iterable[str]:

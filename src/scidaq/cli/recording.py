@@ -8,7 +8,7 @@ import shlex
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,7 @@ from scidaq.clock import Clock
 
 if TYPE_CHECKING:
     from scidaq.catalog import NewRun
-    from scidaq.config import Config
+    from scidaq.config import Again, Config
     from scidaq.station import Station, StationStats
 
 TABLE_S = 0.5
@@ -67,18 +67,18 @@ def stop_signals(hang_up: bool = False) -> Iterator[threading.Event]:
 
 def record(
     config: Config,
+    again: Again,
     clock: Clock,
     seconds: float | None,
     greeting: str,
     *,
     demo: bool,
     run: NewRun | None = None,
-    again: Callable[[], Config] | None = None,
 ) -> StationStats:
     """Run the station until a signal comes or `seconds` have passed, and return how it ended; with `run`, as a run.
 
-    `greeting` is printed once the station is open: before, nothing is recorded. With `again` SIGHUP has the
-    configuration read again by it; without, it ends the recording as the other signals do.
+    `greeting` is printed once the station is open: before, nothing is recorded. SIGHUP has the configuration read again
+    by `again`; with a `demo` it ends the recording as the other signals do.
     A `demo` does with another HTTP port when its own is taken, and shows how it goes: a table that lives on a terminal,
     else lines every few seconds. On return everything is durable.
     """
@@ -92,7 +92,7 @@ def record(
     secrets = [secret.reveal() for secret in config.secrets]
     with (
         hang_ups() as hung_up,
-        stop_signals(hang_up=again is None) as asked,
+        stop_signals(hang_up=demo) as asked,
         Logs(config.logging, config.station.data_dir / "logs", clock, secrets) as logs,
         Service() as service,
     ):
@@ -112,7 +112,7 @@ def record(
 
             reloader = Reloader(
                 config,
-                again or (lambda: config),
+                again,
                 station,
                 clock,
                 [lambda new: logs.set_levels(new.logging.level, new.logging.levels)],

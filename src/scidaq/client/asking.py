@@ -197,6 +197,8 @@ KINDS: dict[str, type[ScidaqError]] = {
     "unknown-parameter": errors.UnknownParameter,
     "unknown": errors.Unknown,
     "too-many": errors.TooMany,
+    "not-allowed": errors.NotAllowed,
+    "defined-elsewhere": errors.DefinedElsewhere,
     "parameter-refused": errors.ParameterError,
     "wrong-identity": errors.WrongIdentity,
     "instrument-timeout": errors.InstrumentTimeout,

@@ -4,18 +4,21 @@ Knows where values come from and how to say what is wrong with them; what an opt
 """
 
 from scidaq.config.default import default_configuration
+from scidaq.config.editing import Edit
 from scidaq.config.layers import Origin, Override
 from scidaq.config.loading import Base, load
 from scidaq.config.model import Config, Instrument, InstrumentOptions, StationOptions
 from scidaq.config.reference import reference
-from scidaq.config.reloading import Changes, Reloader, compare
+from scidaq.config.reloading import Again, Changes, Reloader, compare
 from scidaq.config.schema import json_schema
 from scidaq.config.showing import as_json, show
 
 __all__ = [
+    "Again",
     "Base",
     "Changes",
     "Config",
+    "Edit",
     "Instrument",
     "InstrumentOptions",
     "Origin",

@@ -34,6 +34,8 @@ class Origin:
 
 
 DEFAULT = Origin("default")
+REQUEST = Origin("request")
+"""Of values that somebody proposes, and that stand in no file yet."""
 
 
 class Problem(NamedTuple):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from scidaq.block import INSTRUMENT_ID
 from scidaq.clock import SystemClock
+from scidaq.config.editing import Edit, local_file
 from scidaq.config.layers import (
     Layer,
     Origin,
@@ -69,15 +70,17 @@ def load(
     env: Mapping[str, str] = os.environ,
     drivers: Mapping[str, type] | None = None,
     base: Base | None = None,
+    edit: Edit | None = None,
 ) -> Config:
     """The configuration, with the `files` and `overrides` of the command line on top.
 
-    `base` takes the place of the files of the configuration directory.
+    `base` takes the place of the files of the configuration directory; with `edit` it is the configuration that there
+    would be after that.
     Drivers are made once to hear what they think of their options, which does no I/O. Raises `ConfigError` with every
     mistake there is, each with its place.
     """
     problems: list[Problem] = []
-    tree, sources = _layers(files, overrides, env, base, problems)
+    tree, sources = _layers(files, overrides, env, base, edit, problems)
     whole = not problems  # what is missing may stand in a file that could not be read
     secrets = Secrets(env, problems)
     _resolve_aliases(tree, problems)
@@ -121,20 +124,26 @@ def _layers(
     overrides: Sequence[Override],
     env: Mapping[str, str],
     base: Base | None,
+    edit: Edit | None,
     problems: list[Problem],
 ) -> tuple[Tree, list[FilePath]]:
     """All layers in their order, and the files among them."""
+
+    def read(file: FilePath) -> Layer:
+        return edit.layer if edit is not None and edit.concerns(file) else read_file(file, problems)
+
     below = [] if base else _found(env, problems)
-    lower = [read_toml(base.text, base.name, problems)] if base else [read_file(file, problems) for file in below]
+    lower = [read_toml(base.text, base.name, problems)] if base else [read(file) for file in below]
     upper = [
         read_environment(env, _NAMES, problems),
-        *(read_file(file, problems) for file in files),
+        *(read(file) for file in files),
         read_overrides(overrides, problems),
     ]
-    edited = _data_dir(lower + upper) / "config" / "local.toml"
+    edited = local_file(_data_dir(lower + upper))
+    there = edited.is_file() or (edit is not None and edit.concerns(edited))
     middle: list[Layer] = []
-    if edited.is_file() and edited.resolve() not in [f.resolve() for f in (*below, *files)]:
-        middle.append(read_file(edited, problems))
+    if there and edited.resolve() not in [f.resolve() for f in (*below, *files)]:
+        middle.append(read(edited))
         if _DATA_DIR in middle[0].origins:
             origin = middle[0].origins[_DATA_DIR]
             problems.append(Problem(origin, dotted(_DATA_DIR), "cannot be set by a file that is found through it"))

@@ -67,6 +67,9 @@ where any of their settings differs, while all others go on; settings whose mean
 Whatever else differs is named in the log, and waits for the next start. A configuration with a mistake changes nothing:
 the log tells each mistake.
 
+Over HTTP instruments can be [added, changed and taken out](http-api.md#instruments). They stand in
+`<data_dir>/config/local.toml`, each in tables of its own; whatever else is written there stays as it is.
+
 ## Is it right?
 
 `scidaq check` says whether all of it is right, and names every mistake at once:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-from scidaq.config.layers import Origin, Problem, Text, Tree, dotted
+from scidaq.config.layers import REQUEST, Origin, Problem, Text, Tree, dotted
 from scidaq.config.places import Path
 from scidaq.config.validation import annotation_at, read_text, value_at
 from scidaq.config.words import hints, secret_fields, tables_in, value_words
@@ -62,6 +62,8 @@ class Secrets:
             origin = tree.origin(by_file)
             if name in table:
                 self._wrong(origin, by_file, f"{dotted(at)} ({tree.origin(at)}) is given too; leave one of them out")
+            elif origin == REQUEST:  # it would be told to whoever stands at the address that comes with it
+                self._wrong(origin, by_file, "names a file of this machine, which only a file of the configuration may")
             elif not isinstance(named, str):
                 self._wrong(origin, by_file, f"found {value_words(named)}, expected a path")
             elif (text := self._read(FilePath(named), origin, by_file)) is not None:

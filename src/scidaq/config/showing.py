@@ -66,6 +66,15 @@ def _shown(value: Any) -> Any:
     return [_shown(inner) for inner in value] if isinstance(value, list) else value
 
 
+def table_text(values: Mapping[str, Any], path: Path) -> str:
+    """A table that stands at a path, with all tables inside it, as TOML."""
+    out: list[str] = []
+    for where, header, table in _tables(dict(values), path):
+        out += [""] if where != path else []
+        out += [header, *(f"{key_text(key)} = {toml(value)}" for key, value in table.items())]
+    return "\n".join(out).strip("\n") + "\n"
+
+
 # ---- TOML -----------------------------------------------------------------------------------------------------------
 
 

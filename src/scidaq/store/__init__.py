@@ -23,7 +23,17 @@ from scidaq.store.directory import (
 from scidaq.store.durable import NAME as DURABLE_MAP
 from scidaq.store.durable import Mark, read_marks
 from scidaq.store.express import Express
-from scidaq.store.files import Buffer, File, Files, PortableFiles, PosixFiles, make_directory, publish, system_files
+from scidaq.store.files import (
+    Buffer,
+    File,
+    Files,
+    PortableFiles,
+    PosixFiles,
+    make_directory,
+    overwrite,
+    publish,
+    system_files,
+)
 from scidaq.store.journal import Record, journal_files, read_journal
 from scidaq.store.judging import judge, judge_catalog, moves
 from scidaq.store.options import Options
@@ -123,6 +133,7 @@ __all__ = [
     "moves",
     "note_control",
     "open_station",
+    "overwrite",
     "plan_repair",
     "publish",
     "quarantined",

@@ -280,3 +280,30 @@ def publish(files: Files, path: Path, content: Buffer, *, direct: bool = False) 
             files.remove(temporary)
         raise
     files.sync_dir(path.parent)
+
+
+def overwrite(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """A whole small file in the place of the one that is there, all or nothing, for whom `mode` says. Raises `OSError`.
+
+    For what people change, such as keys: nothing that was recorded is ever replaced.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            if hasattr(os, "fchmod"):
+                os.fchmod(fd, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -20,7 +20,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.responses import Response
 
 from scidaq.errors import RequestError
-from scidaq.web.door import StationDoor
+from scidaq.web.door import ConfigDoor, StationDoor
 from scidaq.web.front import CSRF_SAFE, Actor
 from scidaq.web.problem import Problem
 
@@ -116,6 +116,14 @@ class Routes:
 def door(request: Request) -> StationDoor:
     """The station."""
     found: StationDoor = request.app.state.station
+    return found
+
+
+def configuration(request: Request) -> ConfigDoor:
+    """The configuration. Raises `Problem` (404) where the station was not made from one."""
+    found: ConfigDoor | None = request.app.state.config
+    if found is None:
+        raise Problem(404, "no-configuration", "this station was not made from a configuration")
     return found
 
 

@@ -170,6 +170,13 @@ class ConfigDoor(Protocol):
     def reload(self) -> Told:
         """Read it again, and let count what can. Raises `ConfigError` with every mistake, and then changes nothing."""
 
+    def put_instrument(self, instrument: str, values: Mapping[str, Any]) -> Told:
+        """Add an instrument, or give it these options instead. Raises `ConfigError`, `NotAllowed`, `DefinedElsewhere`,
+        `RequestError` and `WriteFailed`, and then changes nothing."""
+
+    def remove_instrument(self, instrument: str) -> Told:
+        """Take an instrument out. Raises `UnknownInstrument` besides."""
+
 
 class LogTail(Protocol):
     """The newest lines of the log, without secrets. Any thread."""

@@ -23,6 +23,7 @@ import orjson
 
 from scidaq.clock import Clock
 from scidaq.errors import RequestError, StationError, Unknown, WriteFailed
+from scidaq.store import overwrite
 
 FILE = "keys.json"
 SCOPES = {
@@ -218,7 +219,7 @@ class KeyStore:
                 keys = dict(self._keys)
                 key = change(keys)
                 content = {"version": 1, "keys": [asdict(k) for k in keys.values()]}
-                _replace(self._path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
+                overwrite(self._path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
                 self._keys, self._seen = keys, None
             except OSError as error:
                 raise WriteFailed(f"{self._path}: {error.strerror or error}; nothing was changed") from error
@@ -235,27 +236,6 @@ def _exclusive(path: Path) -> int:
 
         fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a new file in the place of the old one, all or nothing, for its owner's eyes only."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def _hash(secret: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictFloat, StrictInt, StrictStr
 
 T = TypeVar("T")
 Ns = Annotated[int, Field(ge=0, lt=1 << 63, examples=[1_764_000_000_000_000_000])]
@@ -198,6 +198,18 @@ class ParameterView(_Out):
     """What the instrument said that it is; null where it was not asked."""
     read_ns: int | None = None
     """When it was read."""
+
+
+class InstrumentTable(RootModel[dict[str, Any]]):
+    """The whole table of an instrument: `driver`, what every instrument has, and the options of its driver."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "properties": {"driver": {"type": "string", "description": "Name of its driver."}},
+            "required": ["driver"],
+            "examples": [{"driver": "waveform", "rate_hz": 1000}],
+        }
+    )
 
 
 class ParameterSetting(_In):

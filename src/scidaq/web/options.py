@@ -133,6 +133,9 @@ class SecurityOptions:
     """Not here: a key in a file that many can read is refused; `scidaq keys create` makes them and keeps a hash."""
     instrument_addresses: tuple[str, ...] = ()
     """Addresses at which the HTTP interface may add instruments, as `192.168.1.0/24:5025`; none by default."""
+    instrument_drivers: tuple[str, ...] = ("host", "scpi", "waveform")
+    """Drivers with which the HTTP interface may add instruments; add others, such as `replay`, which reads any file of
+    this machine, only where whoever has an `admin` key may do what they do."""
     open_door: str = ""
     """To serve the network without keys or without TLS: a sentence that says that you know; the refusal tells which."""
 

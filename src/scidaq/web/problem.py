@@ -19,6 +19,8 @@ STATUSES: tuple[tuple[type[BaseException], int, str], ...] = (
     (errors.UnknownInstrument, 404, "unknown-instrument"),
     (errors.UnknownParameter, 404, "unknown-parameter"),
     (errors.Unknown, 404, "unknown"),
+    (errors.NotAllowed, 403, "not-allowed"),
+    (errors.DefinedElsewhere, 409, "defined-elsewhere"),
     (errors.TooMany, 429, "too-many"),
     (errors.ParameterError, 422, "parameter-refused"),
     (errors.WrongIdentity, 409, "wrong-identity"),

@@ -8,8 +8,7 @@ from fastapi import Path, Query, Request
 from fastapi.responses import Response
 
 from scidaq.errors import RequestError
-from scidaq.web.answers import Json, Routes, cursor_text, cursor_value, door, listing
-from scidaq.web.door import ConfigDoor
+from scidaq.web.answers import Json, Routes, configuration, cursor_text, cursor_value, door, listing
 from scidaq.web.keys import KeyStore
 from scidaq.web.models import (
     AuditEntry,
@@ -21,7 +20,6 @@ from scidaq.web.models import (
     ReloadView,
     RotateRequest,
 )
-from scidaq.web.problem import Problem
 from scidaq.web.routes.streams import Cursor
 
 config = Routes("/api/v1/config", "configuration")
@@ -35,30 +33,23 @@ KeyId = Annotated[str, Path(description="Id or name of a valid key.", max_length
 # ---- configuration --------------------------------------------------------------------------------------------------
 
 
-def _config(request: Request) -> ConfigDoor:
-    found: ConfigDoor | None = request.app.state.config
-    if found is None:
-        raise Problem(404, "no-configuration", "this station was not made from a configuration")
-    return found
-
-
 @config.add("GET", "", "admin", ConfigView, (404,))
 def get_configuration(request: Request) -> Response:
     """The configuration in force, with where each value was given. Of secrets only that they are there."""
-    return Json(_config(request).effective())
+    return Json(configuration(request).effective())
 
 
 @config.add("GET", "/schema", "read", dict[str, Any], (404,))
 def get_configuration_schema(request: Request) -> Response:
     """The JSON Schema of a configuration file, for editors."""
-    return Json(_config(request).schema())
+    return Json(configuration(request).schema())
 
 
 @config.add("POST", "/reload", "admin", ReloadView, (404,))
 def reload_configuration(request: Request) -> Response:
     """Read the configuration again, from where it came from. Instruments come, go and change while all others
     go on; the answer says what counts at once, and what from the next start on. With a mistake nothing changes."""
-    return Json(_config(request).reload().as_json())
+    return Json(configuration(request).reload().as_json())
 
 
 # ---- keys -----------------------------------------------------------------------------------------------------------

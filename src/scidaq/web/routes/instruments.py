@@ -7,13 +7,14 @@ from typing import Annotated, Any
 from fastapi import Header, Path, Query, Request
 from fastapi.responses import Response
 
-from scidaq.block import Block
+from scidaq.block import INSTRUMENT_ID, Block
 from scidaq.instruments import Level, Parameter, Value
-from scidaq.web.answers import Json, Routes, actor, door
+from scidaq.web.answers import Json, Routes, actor, configuration, door
 from scidaq.web.door import Instrument
 from scidaq.web.leases import Lease, Leases
 from scidaq.web.models import (
     FailureView,
+    InstrumentTable,
     InstrumentView,
     LeaseGrant,
     LeaseRequest,
@@ -22,6 +23,7 @@ from scidaq.web.models import (
     NewestRow,
     ParameterSetting,
     ParameterView,
+    ReloadView,
 )
 from scidaq.web.problem import Problem
 from scidaq.web.rows import plain_values
@@ -30,6 +32,9 @@ routes = Routes("/api/v1/instruments", "instruments")
 ROUTES = (routes,)
 
 Id = Annotated[str, Path(description="Id of the instrument.", examples=["dmm"])]
+NewId = Annotated[
+    str, Path(description="Id of the instrument.", examples=["dmm2"], pattern=f"^{INSTRUMENT_ID.pattern}$")
+]
 Name = Annotated[str, Path(description="Name of the parameter.")]
 LeaseToken = Annotated[str, Header(alias="Lease", description="Token of the lease, where there is one.", max_length=64)]
 _ASKED = (404, 409, 502, 504)
@@ -72,6 +77,24 @@ def list_instruments(request: Request) -> Response:
 def get_instrument(request: Request, instrument: Id) -> Response:
     """One instrument."""
     return Json(_view(request, door(request).instrument(instrument)))
+
+
+@routes.add("PUT", "/{instrument}", "admin", ReloadView, (404, 409, 423))
+def put_instrument(request: Request, instrument: NewId, wanted: InstrumentTable, lease: LeaseToken = "") -> Response:
+    """Add an instrument, or give it other options: the body is its whole table of the configuration. All mistakes are
+    told at once, and then nothing is changed. Drivers and addresses have to be allowed by `security`; one that
+    stands in another file than `<data_dir>/config/local.toml` is changed there (409)."""
+    _leases(request).check(instrument, lease)
+    return Json(configuration(request).put_instrument(instrument, wanted.root).as_json())
+
+
+@routes.add("DELETE", "/{instrument}", "admin", ReloadView, (404, 409, 423))
+def remove_instrument(request: Request, instrument: Id, lease: LeaseToken = "") -> Response:
+    """Take an instrument out that was added here, after its safe state. What it has recorded stays."""
+    _leases(request).check(instrument, lease)
+    changes = configuration(request).remove_instrument(instrument)
+    _leases(request).end(instrument, lease, force=True)
+    return Json(changes.as_json())
 
 
 @routes.add("GET", "/{instrument}/failures", "read", ListOf[FailureView], (404,))
