@@ -24,6 +24,7 @@ BENCHMARKS = (
     "read",
     "start",
     "mixed",
+    "live",
     "api",
     "scrape",
     "export",

@@ -36,6 +36,8 @@ class Settings:
     mixed_rounds: int = 3
     mixed_s: float = 4.0
     """Length of one run of `mixed`."""
+    live_rounds: int = 3
+    """How often each contestant of `live` has its turn, `mixed_s` long."""
     starts: int = 3
     """How often `start` starts each station."""
     idle_s: float = 20.0
@@ -81,6 +83,7 @@ def quick() -> Settings:
         turns=3,
         mixed_rounds=1,
         mixed_s=3.0,
+        live_rounds=1,
         starts=1,
         idle_s=5.0,
         segments=1000,

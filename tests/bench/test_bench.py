@@ -30,6 +30,7 @@ TINY = Settings(
     turn_s=0.05,
     mixed_rounds=1,
     mixed_s=0.5,
+    live_rounds=1,
     starts=1,
     idle_s=0.5,
     segments=20,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import structlog
 
-from scidaq.block import Block, Gap
+from scidaq.block import Block, Entry, Gap, Reason
 from scidaq.catalog import Fact
 from scidaq.clock import Clock
 from scidaq.instruments import InstrumentStats
@@ -34,6 +34,8 @@ MOST_STEP_NS = 1 << 56
 MOST_VIEWS = 512
 BUDGET_S = 1.0
 LEAST_BUDGET, MOST_BUDGET, IRREGULAR_BUDGET = 1 << 20, 64 << 20, 8 << 20
+TURN = 0.6
+"""The share of the time between two frames that is spent folding for one of them."""
 IDLE_S = 10.0
 """How long the thread waits for another view before it ends."""
 
@@ -94,6 +96,7 @@ class Watch:
         self._begins_ns: int | None = None
         self._busy = False
         self._number = 0
+        self._pending: deque[Entry] = deque()
         self.due_s = 0.0
         self.rows = self.late_rows = 0
 
@@ -139,19 +142,19 @@ class Watch:
         self.due_s = max(self.due_s + 1 / self.wanted.fps, now_s)
         with self._lock:
             self._attach()
-            budget = self._budget
-            if budget is None or not budget.waiting:
-                if self._busy or budget is None:
-                    return
-            else:
-                for entry in budget.take():
-                    item = entry.item
-                    if isinstance(item, Block):
-                        self.rows += item.rows
-                        self._fold.take(item)
-                    elif isinstance(item, Gap):
-                        self.late_rows += item.rows or 0 if item.reason == "late" else 0
-                        self._fold.take(item)
+            if self._budget is not None and not self._pending and self._budget.waiting:
+                self._pending.extend(self._budget.take())
+            until_s = now_s + TURN / self.wanted.fps
+            while self._pending:
+                item = self._pending.popleft().item
+                if isinstance(item, Block):
+                    self.rows += item.rows
+                    self._fold.take(item)
+                elif isinstance(item, Gap):
+                    self.late_rows += item.rows or 0 if item.reason is Reason.LATE else 0
+                    self._fold.take(item)
+                if self._live._clock.monotonic_s() >= until_s:
+                    break  # the rest has its turn later: rather frames in time, and what cannot be managed is late
             if self._busy:
                 return
             changed = self._fold.changed()
