@@ -434,6 +434,9 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        if self.read_paused:  # what comes is read up to the client's good-bye, and not heeded
+            self.read_paused = False
+            self.transport.resume_reading()
         # Not `close`, which waits until a client that takes nothing has taken everything.
         self.close_timer = self.loop.call_later(1.0, self.transport.abort)
 
