@@ -33,6 +33,12 @@ NOT_YET = {
     "scidaq_event_loop_lag_seconds",
     "scidaq_http_requests_total",
     "scidaq_http_connections",
+    "scidaq_live_viewers",
+    "scidaq_live_views",
+    "scidaq_live_frames_total",
+    "scidaq_live_skipped_frames_total",
+    "scidaq_live_bytes_total",
+    "scidaq_live_late_rows_total",
     "scidaq_notifications_total",
 }
 """What only the HTTP door knows, and whoever is told."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,6 +20,8 @@ from jsonschema import Draft202012Validator
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from scidaq.block import Block
+from scidaq.query import Reader
 from scidaq.web.frames import decode
 from tests.web.live import Live, live_station, until
 from tests.web.talk import connected, until_closed
@@ -392,3 +397,69 @@ def test_nobody_who_looks_leaves_anything_behind(live: Live) -> None:
     until(lambda: live.station.live.stats().views == 0 and live.station.live.stats().listeners == 0)
     assert live.web.viewers.stats().viewers == 0
     assert live.web.gate.stats().live == 0
+
+
+SERVER = """
+import sys, threading
+from pathlib import Path
+from scidaq.clock import SystemClock
+from scidaq.instruments import WaveformDriver, WaveformOptions
+from scidaq.station import InstrumentPlan, Station, StationPlan
+from scidaq.web import KeyStore, SecurityOptions, ServerOptions, open_doors
+
+clock, data_dir = SystemClock(), Path(sys.argv[1])
+options = WaveformOptions(channels=1, rate_hz=1000, block_s=0.01)
+plan = InstrumentPlan("wave", lambda: WaveformDriver("wave", options, clock), "waveform")
+with Station(StationPlan(data_dir, "lab", (plan,)), clock) as station:
+    server, security = ServerOptions(port=int(sys.argv[2])), SecurityOptions(keys=False)
+    with open_doors(station, station.stats().uuid, KeyStore(data_dir, clock), server, security) as web:
+        print(web.address, file=sys.__stderr__, flush=True)
+        threading.Event().wait()
+"""
+
+
+@contextmanager
+def serving(data_dir: Path, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A station in a process of its own, which is killed in the end."""
+    command = [sys.executable, "-c", SERVER, str(data_dir), str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        try:
+            yield process.stderr.readline().strip(), process
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.crash
+def test_who_comes_back_to_a_station_that_was_killed_has_no_hole(tmp_path: Path, runtime: Path) -> None:
+    """Whatever the store has at the end, the client has: before the kill, over it, and after it."""
+    seen: dict[int, tuple[int, int, int]] = {}
+    gaps: list[dict[str, Any]] = []
+    since_ns, rounds = 0, 3
+    for number in range(rounds):
+        with serving(tmp_path / "data") as (address, process):
+            with connect(address.replace("http", "ws") + "/api/v1/live", max_size=None, close_timeout=1) as socket_:
+                one = Socket(socket_)
+                asked = {"op": "subscribe", "id": 1, "stream": "wave/wave", "step_ns": "16777216"}
+                one.say(**asked, since_ns=str(since_ns))
+                for _ in range(12):
+                    frame = one.frame()
+                    keep(seen, frame)
+                    gaps += frame[0]["gaps"]
+                if number < rounds - 1:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+            since_ns = max(last for _, last, _ in seen.values()) + 1
+    reader = Reader(tmp_path / "data")
+    until_ns = max(last for _, last, _ in seen.values())
+    stored = [item for item in reader.blocks("wave/wave", min(seen), until_ns + 1) if isinstance(item, Block)]
+    buckets = sorted(seen.values())
+    covered(buckets)
+    firsts = np.array([first for first, _, _ in buckets])
+    lasts = np.array([last for _, last, _ in buckets])
+    times = np.concatenate([block.time_ns() for block in stored])
+    which = firsts.searchsorted(times, "right") - 1
+    assert (which >= 0).all()
+    assert (times <= lasts[which]).all()  # every row of the store lies in a bucket that the client has
+    assert sum(1 for gap in gaps if gap["reason"] == "restart") >= rounds - 1

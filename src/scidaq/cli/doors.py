@@ -47,6 +47,7 @@ def doors(
         web.first_key = first
         station.metrics.add(lambda: _samples(web))
         station.metrics.add(lambda: _flight_samples(flight.stats()))
+        station.metrics.add(lambda: _live_samples(web, station))
         with suppress(OSError):  # a full disk: then it is found where it always is
             note_control(data_dir, files, web.control)
         try:
@@ -82,6 +83,21 @@ def _flight_samples(stats: FlightStats) -> Iterator[Sample]:
     yield Sample("scidaq_flight_sent_bytes_total", (), stats.sent_bytes)
     yield Sample("scidaq_flight_pushed_rows_total", (), stats.pushed_rows)
     yield Sample("scidaq_flight_skipped_rows_total", (), stats.skipped_rows)
+
+
+def _live_samples(web: WebServer, station: Station) -> Iterator[Sample]:
+    """What is seen of the station while it records."""
+    from scidaq.observe import Sample
+
+    if web.viewers is None:
+        return
+    shown, seen = web.viewers.stats(), station.live.stats()
+    yield Sample("scidaq_live_viewers", (), shown.viewers)
+    yield Sample("scidaq_live_views", (), seen.views)
+    yield Sample("scidaq_live_frames_total", (), shown.frames)
+    yield Sample("scidaq_live_skipped_frames_total", (), shown.skipped)
+    yield Sample("scidaq_live_bytes_total", (), shown.bytes)
+    yield Sample("scidaq_live_late_rows_total", (), seen.late_rows)
 
 
 def _first_keys(keys: KeyStore, config: Config) -> Path | None:

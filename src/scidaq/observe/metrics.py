@@ -166,6 +166,12 @@ CATALOGUE: tuple[Metric, ...] = (
     _s("flight_sent_bytes_total", "counter", "bytes", "Bytes of rows that were sent over Arrow Flight."),
     _s("flight_pushed_rows_total", "counter", "rows", "Rows that producers pushed over Arrow Flight."),
     _s("flight_skipped_rows_total", "counter", "rows", "Rows that live readers were too slow for."),
+    _s("live_viewers", "gauge", "viewers", "Live connections that are open."),
+    _s("live_views", "gauge", "views", "Views that somebody looks at, equal ones counted once."),
+    _s("live_frames_total", "counter", "frames", "Frames of live views that were sent."),
+    _s("live_skipped_frames_total", "counter", "frames", "Frames left out because a viewer did not take them."),
+    _s("live_bytes_total", "counter", "bytes", "Frames of live views that were sent, in bytes."),
+    _s("live_late_rows_total", "counter", "rows", "Rows that live views were too late for; they are recorded."),
 )
 """Every metric there is. Those of backup and retention come with them."""
 
