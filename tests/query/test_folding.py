@@ -41,8 +41,9 @@ def stories(draw: st.DrawFn) -> tuple[list[Block | Gap], int, list[int]]:
     channels = []
     for i in range(draw(st.integers(1, 3))):
         dtype = draw(st.sampled_from(DTYPES))
-        shape: tuple[int, ...] = (3,) if draw(st.integers(0, 2)) == 2 else ()
-        labels = ("x", "y", "z") if shape and draw(st.integers(0, 1)) else ()
+        shape: tuple[int, ...] = (3,) if draw(st.booleans()) else ()
+        labelled = draw(st.booleans())
+        labels = ("x", "y", "z") if shape and labelled else ()
         calibration = draw(calibrations) if dtype != "bool" else None
         channels.append(Channel(f"c{i}", dtype, "1", shape, labels, calibration))
     rate = draw(st.sampled_from([None, Fraction(1000), Fraction(48_000, 7), Fraction(3)]))

@@ -56,6 +56,7 @@ class Socket:
             heard = self.hear()
             if isinstance(heard, tuple):
                 return heard
+            assert heard["op"] != "error", heard
 
     def closed(self) -> int:
         """The code with which the server ends the connection."""
@@ -413,6 +414,8 @@ plan = InstrumentPlan("wave", lambda: WaveformDriver("wave", options, clock), "w
 with Station(StationPlan(data_dir, "lab", (plan,)), clock) as station:
     server, security = ServerOptions(port=int(sys.argv[2])), SecurityOptions(keys=False)
     with open_doors(station, station.stats().uuid, KeyStore(data_dir, clock), server, security) as web:
+        while not station.stats().rings:  # unknown as long as nobody has announced it
+            threading.Event().wait(0.01)
         print(web.address, file=sys.__stderr__, flush=True)
         threading.Event().wait()
 """

@@ -142,11 +142,15 @@ class Ring:
             self._held, self._history = self._history, 0
             return self._hold
 
-    def budget(self, budget_bytes: int) -> Budget:
-        """A reader that may lag by at most `budget_bytes`; the ring keeps as much history from now on."""
+    def budget(self, budget_bytes: int, *, whole: bool = False) -> Budget:
+        """A reader that may lag by at most `budget_bytes`; the ring keeps as much history from now on.
+
+        It begins with what comes next, or with `whole` with what the ring has still.
+        """
         with self._lock:
             self._history_limit = max(self._history_limit, budget_bytes)
-            stage = Budget(self, self._next, budget_bytes)
+            begin = self._entries[0][0].seq if whole and self._entries else self._next
+            stage = Budget(self, begin, budget_bytes)
             self._budgets.add(stage)
             return stage
 

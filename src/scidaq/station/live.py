@@ -96,6 +96,8 @@ class Watch:
         self._begins_ns: int | None = None
         self._busy = False
         self._number = 0
+        self._waited = False
+        """Whether there was no ring yet when somebody began to look."""
         self._pending: deque[Entry] = deque()
         self.due_s = 0.0
         self.rows = self.late_rows = 0
@@ -126,15 +128,18 @@ class Watch:
         """Read from the stream's ring: there may be none yet, or another one after the instrument was put in again."""
         ring = self._live._rings().get(self.wanted.stream)
         if ring is self._ring:
+            self._waited = self._waited or ring is None
             return
         if self._budget is not None:
             self._budget.close()
         self._ring, self._budget = ring, None
         if ring is None:
+            self._waited = True
             return
-        self._budget = ring.budget(_budget_bytes(ring.newest_block()))
+        # A ring that is there at last has nothing that anybody who waits for it has seen.
+        self._budget = ring.budget(_budget_bytes(ring.newest_block()), whole=self._waited and not self.rows)
         before = self._budget.before
-        if before is not None:
+        if before is not None and not self._waited:
             self._begins_ns = before.last_ns + 1
 
     def turn(self, now_s: float) -> None:
