@@ -29,6 +29,7 @@ BENCHMARKS = (
     "scrape",
     "export",
     "importing",
+    "zoom",
 )
 """Modules of this package, each with a function of the same name."""
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"

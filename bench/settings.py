@@ -59,6 +59,12 @@ class Settings:
     """How often each contestant of `export` writes its file."""
     export_rows: int = 4_000_000
     """Of these, a tenth as CSV."""
+    zoom_rows: int = 1_000_000_000
+    """Rows of the long stream that `zoom` draws ranges of."""
+    zooms: int = 60
+    """How many ranges."""
+    warm_zooms: int = 5
+    """How often each is asked for again."""
     only: Sequence[str] = ()
     """Contestants whose name contains one of these; all when empty."""
 
@@ -91,4 +97,7 @@ def quick() -> Settings:
         export_rows=400_000,
         api_s=1.0,
         scrapes=10,
+        zoom_rows=50_000_000,
+        zooms=15,
+        warm_zooms=3,
     )

@@ -38,6 +38,9 @@ TINY = Settings(
     export_rows=200_000,
     api_s=0.2,
     scrapes=2,
+    zoom_rows=3_000_000,
+    zooms=3,
+    warm_zooms=1,
     only=("scidaq", "Arrow", "SQLite", "PyVISA"),
 )
 
