@@ -94,7 +94,7 @@ class Chunk:
     t0: npt.NDArray[np.int64]
     t1: npt.NDArray[np.int64]
     least: tuple[Numbers, ...]
-    """Stored codes of shape `(buckets,)` or `(buckets, elements)`; as `most` and `last`."""
+    """Stored codes of shape `(buckets,)` or `(buckets, elements)`; as `most`."""
     most: tuple[Numbers, ...]
     last: tuple[Numbers, ...]
     total: tuple[Numbers, ...]
@@ -192,7 +192,7 @@ def _codes(
             shown = shown & ~np.isnan(flat)
         total = np.add.reduceat(np.where(shown, flat, 0), starts, axis=0, dtype=np.float64)
         there = np.add.reduceat(shown, starts, axis=0, dtype=np.int64)
-        newest = np.where(mask[last].reshape(-1, 1), flat[last], _nothing(dtype))
+        newest = np.where(mask[last].reshape(-1, 1), flat[last].astype(np.float64), np.nan)
     else:
         least, most = np.minimum.reduceat(flat, starts, axis=0), np.maximum.reduceat(flat, starts, axis=0)
         total = np.add.reduceat(flat, starts, axis=0, dtype=np.float64)
@@ -201,9 +201,14 @@ def _codes(
             least, most = np.fmin.reduceat(flat, starts, axis=0), np.fmax.reduceat(flat, starts, axis=0)
             total = np.add.reduceat(np.where(bad, 0.0, flat), starts, axis=0, dtype=np.float64)
             there = np.add.reduceat(~bad, starts, axis=0, dtype=np.int64)
-        newest = flat[last]
-    codes = (np.ascontiguousarray(a.reshape(shape), dtype) for a in (least, most, newest))
-    return (*codes, total.reshape(shape), there.reshape(shape).astype(np.uint32))
+        newest = flat[last].astype(np.float64)
+    codes = (np.ascontiguousarray(a.reshape(shape), dtype) for a in (least, most))
+    return (
+        *codes,
+        newest.reshape(shape),
+        total.reshape(shape),
+        there.reshape(shape).astype(np.uint32),
+    )
 
 
 def _ends(dtype: np.dtype[Any]) -> tuple[Any, Any]:
@@ -211,10 +216,6 @@ def _ends(dtype: np.dtype[Any]) -> tuple[Any, Any]:
     if dtype.kind == "f":
         return np.nan, np.nan
     return np.iinfo(dtype).min, np.iinfo(dtype).max
-
-
-def _nothing(dtype: np.dtype[Any]) -> Any:
-    return np.nan if dtype.kind == "f" else 0
 
 
 def raised(chunk: Chunk, size: int) -> Chunk:
@@ -266,8 +267,9 @@ def _kept_as(schema: Schema) -> Schema:
     for i, channel in enumerate(schema.channels):
         out.append(replace(channel, name=f"c{i}.min", description=channel.name))
         like = replace(channel, calibration=None)
-        out += [replace(like, name=f"c{i}.{end}") for end in ("max", "last")]
-        out += [replace(like, name=f"c{i}.sum", dtype="float64"), replace(like, name=f"c{i}.n", dtype="uint32")]
+        out.append(replace(like, name=f"c{i}.max"))
+        out += [replace(like, name=f"c{i}.{what}", dtype="float64") for what in ("last", "sum")]
+        out += [replace(like, name=f"c{i}.n", dtype="uint32")]
     return Schema(tuple(out), None)
 
 
@@ -453,7 +455,7 @@ def alike(chunks: Iterable[Chunk]) -> list[Chunk]:
     """Neighbours of one schema as one, as long as time does not go back."""
     runs: list[list[Chunk]] = []
     for chunk in chunks:
-        if runs and runs[-1][-1].schema == chunk.schema and chunk.t0[0] >= runs[-1][-1].t0[-1]:
+        if runs and runs[-1][-1].schema == chunk.schema and chunk.t0[0] >= runs[-1][-1].t1[-1]:
             runs[-1].append(chunk)
         else:
             runs.append([chunk])
@@ -491,25 +493,12 @@ def overview(
         level += 1
     if level < 0:
         return None
-    parts = pyramid.parts()
-    while level > 0 and not parts[level]:
-        level -= 1
-    chunks: list[Chunk] = []
-    end, damaged = START, None
-    for k in range(level, -1, -1):
-        for part in parts[k]:
-            if part.end <= end:
-                continue
-            if part.t1_ns >= start_ns and part.t0_ns < stop_ns:
-                try:
-                    chunks += pyramid.read(part, start_ns, stop_ns, end)
-                except FileNotFoundError:
-                    break  # merged meanwhile: the level below, or the rows
-                except (Corrupt, OSError):
-                    damaged = part
-                    break
-            end = part.end
-    if damaged is None:
+    chunks, end, damaged, gone = _gathered(pyramid, level, start_ns, stop_ns)
+    for _ in range(_TRIES if gone else 0):
+        chunks, end, damaged, gone = _gathered(pyramid, level, start_ns, stop_ns)
+        if not gone:
+            break
+    if damaged is None and not gone:  # nothing is missing between files and memory
         for chunk in pending:
             if chunk.end > end:
                 keep = (chunk.epoch > end.epoch) | (chunk.first >= end.row)
@@ -518,6 +507,37 @@ def overview(
                     chunks.append(chunk[int(shown[0]) : int(shown[-1]) + 1])
                 end = chunk.end
     return Overview(chunks, end, damaged) if end != START else None
+
+
+_TRIES = 4
+"""Files are merged while others look at them."""
+
+
+def _gathered(
+    pyramid: Pyramid, level: int, start_ns: int, stop_ns: int
+) -> tuple[list[Chunk], Position, Part | None, bool]:
+    """What files have from a level down: buckets, behind which rows there are none, what could not be read, and whether
+    one was gone."""
+    parts = pyramid.parts()
+    while level > 0 and not parts[level]:
+        level -= 1
+    chunks: list[Chunk] = []
+    end, damaged, gone = START, None, False
+    for k in range(level, -1, -1):
+        for part in parts[k]:
+            if part.end <= end:
+                continue
+            if part.t1_ns >= start_ns and part.t0_ns < stop_ns:
+                try:
+                    chunks += pyramid.read(part, start_ns, stop_ns, end)
+                except FileNotFoundError:
+                    gone = True
+                    break  # the level below, or the rows
+                except (Corrupt, OSError):
+                    damaged = part
+                    break
+            end = part.end
+    return chunks, end, damaged, gone
 
 
 class Builder:

@@ -94,7 +94,7 @@ def _buckets(stream: str, step_ns: int, names: Sequence[str] | None, chunk: Chun
             nothing = count == 0
             least[k], most[k] = (np.where(nothing, np.nan, e * scale + offset) for e in ends)
             mean[k] = total / count * scale + offset
-            last[k] = np.where(nothing, np.nan, newest * scale + offset)
+            last[k] = newest * scale + offset
     return Buckets(stream, step_ns, lanes, chunk.t0, chunk.t1, chunk.n.astype(np.uint32), least, most, mean, last)
 
 
