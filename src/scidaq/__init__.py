@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scidaq.client import connect
+    from scidaq.client import connect, push
     from scidaq.query import open_store as open  # noqa: A004
     from scidaq.station import Recording, record
     from scidaq.station import open_runs as runs
 
 __version__ = "0.1.0"
-__all__ = ["Recording", "__version__", "connect", "open", "record", "runs"]
+__all__ = ["Recording", "__version__", "connect", "open", "push", "record", "runs"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,10 +18,10 @@ def __getattr__(name: str) -> Any:
         from scidaq.query import open_store
 
         return open_store
-    if name == "connect":
-        from scidaq.client import connect
+    if name in ("connect", "push"):
+        from scidaq import client
 
-        return connect
+        return getattr(client, name)
     if name not in ("Recording", "record", "runs"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from scidaq import station

@@ -5,7 +5,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from scidaq.errors import ConfigError
-from scidaq.instruments import HostDriver, ReplayDriver, ScpiDriver, WaveformDriver, find_drivers, finding
+from scidaq.instruments import HostDriver, PushDriver, ReplayDriver, ScpiDriver, WaveformDriver, find_drivers, finding
 
 
 def offer(monkeypatch, *points):
@@ -16,12 +16,18 @@ def offer(monkeypatch, *points):
 
 def test_the_built_in_ones_are_there_without_metadata(monkeypatch):
     drivers = offer(monkeypatch)
-    assert dict(drivers) == {"host": HostDriver, "replay": ReplayDriver, "scpi": ScpiDriver, "waveform": WaveformDriver}
+    assert dict(drivers) == {
+        "host": HostDriver,
+        "push": PushDriver,
+        "replay": ReplayDriver,
+        "scpi": ScpiDriver,
+        "waveform": WaveformDriver,
+    }
 
 
 def test_others_are_added_and_cannot_replace_them(monkeypatch):
     drivers = offer(monkeypatch, ("mine", "scidaq.instruments:HostDriver"), ("scpi", "evil:Driver"))
-    assert list(drivers) == ["host", "mine", "replay", "scpi", "waveform"]
+    assert list(drivers) == ["host", "mine", "push", "replay", "scpi", "waveform"]
     assert drivers["mine"] is HostDriver
     assert drivers["scpi"] is ScpiDriver
 

@@ -42,7 +42,7 @@ def doors(
     uuid, server, security = station.stats().uuid, config.server, config.security
     with (
         open_doors(station, uuid, keys, server, security, any_port=any_port, config=reloader, logs=logs) as web,
-        FlightDoor(data_dir, config.flight, security, any_port=any_port) as flight,
+        FlightDoor(station, data_dir, config.flight, security, any_port=any_port) as flight,
     ):
         web.first_key = first
         station.metrics.add(lambda: _samples(web))

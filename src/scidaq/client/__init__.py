@@ -5,6 +5,7 @@ how a station works inside.
 """
 
 from scidaq.client.facts import EpochFacts, Failure, InstrumentFacts, Parameter, Status, StreamFacts
+from scidaq.client.pushing import Pusher, push
 from scidaq.client.station import (
     Instruments,
     Lease,
@@ -26,6 +27,7 @@ __all__ = [
     "Lease",
     "Parameter",
     "Parameters",
+    "Pusher",
     "RemoteInstrument",
     "RemoteRun",
     "RemoteStation",
@@ -35,4 +37,5 @@ __all__ = [
     "Status",
     "StreamFacts",
     "connect",
+    "push",
 ]

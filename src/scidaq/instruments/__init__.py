@@ -13,6 +13,7 @@ from scidaq.instruments.driver import (
     HasSafeState,
     Identity,
     Parameter,
+    Rearm,
     Value,
     parameter_named,
     set_parameter,
@@ -20,6 +21,7 @@ from scidaq.instruments.driver import (
 from scidaq.instruments.finding import Drivers, find_drivers
 from scidaq.instruments.host import HostDriver, HostOptions
 from scidaq.instruments.judging import judge
+from scidaq.instruments.push import LEASE_S, Producer, PushChannel, PushDriver, PushOptions, PushStream, TakesRows
 from scidaq.instruments.replay import FORMATS, Reading, ReplayDriver, ReplayOptions, Table, guess, tables
 from scidaq.instruments.scpi import (
     ScpiChannel,
@@ -38,6 +40,7 @@ from scidaq.instruments.waveform import Fault, Truth, WaveformDriver, WaveformOp
 
 __all__ = [
     "FORMATS",
+    "LEASE_S",
     "SETTINGS",
     "AddressRule",
     "Driver",
@@ -57,7 +60,13 @@ __all__ = [
     "Multimeter",
     "Oscilloscope",
     "Parameter",
+    "Producer",
+    "PushChannel",
+    "PushDriver",
+    "PushOptions",
+    "PushStream",
     "Reading",
+    "Rearm",
     "ReplayDriver",
     "ReplayOptions",
     "ScpiChannel",
@@ -74,6 +83,7 @@ __all__ = [
     "SupervisionOptions",
     "Supervisor",
     "Table",
+    "TakesRows",
     "Trouble",
     "Truth",
     "Value",

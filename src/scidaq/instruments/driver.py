@@ -39,6 +39,10 @@ class Identity:
         return ", ".join(part for part in (self.manufacturer, self.model, self.serial, self.firmware) if part)
 
 
+class Rearm(Exception):
+    """Raised by `read` when the source goes on under another `counter`: it is armed again, and nothing is wrong."""
+
+
 @runtime_checkable
 class Driver(Protocol):
     """What supervision needs of an instrument.
@@ -66,7 +70,7 @@ class Driver(Protocol):
 
         Waits up to `timeout_s` (plus at most the driver's own I/O timeout) and returns nothing when nothing came.
         Sources without numbers are counted from 0 at `arm`. `t0_ns` is the best estimate of the time of the first
-        row. Rows come in ascending order, save those of a stream with `backfill`.
+        row. Rows come in ascending order, save those of a stream with `backfill`. Raises `Rearm` to be armed again.
         """
 
     def disarm(self) -> None:

@@ -12,6 +12,7 @@ GROUP = "scidaq.drivers"
 
 BUILT_IN = {
     "host": "scidaq.instruments.host:HostDriver",
+    "push": "scidaq.instruments.push:PushDriver",
     "replay": "scidaq.instruments.replay:ReplayDriver",
     "scpi": "scidaq.instruments.scpi:ScpiDriver",
     "waveform": "scidaq.instruments.waveform:WaveformDriver",

@@ -38,6 +38,7 @@ from scidaq.instruments.driver import (
     HasSafeState,
     Identity,
     Parameter,
+    Rearm,
     Value,
     set_parameter,
 )
@@ -514,7 +515,11 @@ class Supervisor:
         while self._wanted is Level.ACQUIRING and not self._stopping.is_set():
             me.started_s = now = monotonic()
             me.deadline_s = now + limit
-            blocks = read(o.read_timeout_s)
+            try:
+                blocks = read(o.read_timeout_s)
+            except Rearm:
+                self._arm_again(me, driver)
+                continue
             me.deadline_s = None
             self._reads += 1
             if blocks:
@@ -533,6 +538,15 @@ class Supervisor:
                 self._break_off(me, Reason.STOPPED, self._why_stopped)
             self._fail_calls()
             self._attempt = 0
+
+    def _arm_again(self, me: _Generation, driver: Driver) -> None:
+        """The source goes on otherwise: its streams begin again, and its connection stays."""
+        self._do(me, "disarm", driver.disarm)
+        specs = tuple(self._do(me, "arm", driver.arm))
+        with self._turn(me):
+            self._sink.begin(specs)
+            self._specs = specs
+        me.verb = "read"
 
     def _do(self, me: _Generation, verb: str, act: Callable[[], T]) -> T:
         """Run a verb under its deadline."""

@@ -7,7 +7,7 @@ the rows were written. `open_store` (`scidaq.open`) is the door for scripts and 
 from scidaq.query.buckets import Grid, decimated
 from scidaq.query.folding import Buckets, Fold, Lane, Newest, arrays_of, lanes_of
 from scidaq.query.pyramid import START, Builder, Chunk, Overview, Part, Position, Pyramid, overview
-from scidaq.query.reader import Place, Reader, StreamSummary
+from scidaq.query.reader import Place, Reader, StreamSummary, select
 from scidaq.query.rows import Rows
 from scidaq.query.run import RunView
 from scidaq.query.settings import settings_at, snapshot_at
@@ -42,6 +42,7 @@ __all__ = [
     "lanes_of",
     "open_store",
     "overview",
+    "select",
     "settings_at",
     "snapshot_at",
 ]

@@ -4,6 +4,7 @@ from scidaq.station.exporting import Export, ExportFile, Exports, ExportWanted
 from scidaq.station.importing import Imported, Importer, Source, streams_of
 from scidaq.station.live import Happening, Live, LiveStats, ViewWanted, Watch, grid_step_ns
 from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
+from scidaq.station.pushing import Follower, Pushing
 from scidaq.station.runs import open_runs
 from scidaq.station.script import Recording, record
 from scidaq.station.serving import AUDIT, Audited, Instrument, Page, Serving, Stream, Wanted
@@ -16,6 +17,7 @@ __all__ = [
     "ExportFile",
     "ExportWanted",
     "Exports",
+    "Follower",
     "Happening",
     "Imported",
     "Importer",
@@ -25,6 +27,7 @@ __all__ = [
     "LiveStats",
     "Page",
     "PlanChanges",
+    "Pushing",
     "Recording",
     "Serving",
     "Source",

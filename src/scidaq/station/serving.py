@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from scidaq.block import Block, Epoch, Gap
+from scidaq.block import Block, Epoch, Gap, Schema
 from scidaq.catalog import Fact, RunBook, RunKeeper, Setting, Snapshot, register_kind
 from scidaq.errors import CatalogError, ParameterError, RequestError, UnknownInstrument, UnknownParameter, UnknownStream
 from scidaq.instruments import Failure, InstrumentStats, Level, Parameter, State, Value
@@ -33,6 +33,7 @@ from scidaq.query import (
     overview,
 )
 from scidaq.station.live import Happening, ViewWanted, Watch, grid_step_ns
+from scidaq.station.pushing import Follower, Pushing, follow, push, takes
 from scidaq.store import gaps
 
 if TYPE_CHECKING:
@@ -429,6 +430,20 @@ class Serving:
         with self._lock:  # not after an error: nobody knows what it has seen
             if len(self._readers) < _READERS:
                 self._readers.append(reader)
+
+    # ---- bulk data ----
+
+    def follow(self, stream: str, buffer_bytes: int) -> Follower:
+        """Look at what a stream gets from now on. Raises `UnknownStream` for one that is not recorded now."""
+        return follow(self._station, stream, buffer_bytes)
+
+    def takes(self, stream: str) -> Schema:
+        """What the rows have to be that are pushed to a stream. Raises as `push`."""
+        return takes(self._station, stream)
+
+    def push(self, stream: str, counter: str, holder: str) -> Pushing:
+        """Let a producer push rows of a stream; `counter` names its numbering, `holder` is told to others."""
+        return push(self._station, stream, counter, holder)
 
     # ---- runs ----
 

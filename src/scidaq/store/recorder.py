@@ -243,6 +243,13 @@ class Recorder:
             self._interval_s,
         )
 
+    def durable(self, stream: str) -> tuple[Epoch, int] | None:
+        """Up to which row (not included) of which epoch everything is durable, or accounted for durably; None when
+        nothing is. From any thread."""
+        track = self._tracks.get(stream)
+        snapshot = track.durable if track is not None else None
+        return None if snapshot is None else (snapshot.book.epoch, snapshot.high)
+
     def _stats(self, track: Track) -> StreamStats:
         book, durable, writer = track.book, track.durable, track.writer
         if book is None:

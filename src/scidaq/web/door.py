@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from scidaq.block import Block
+from scidaq.block import Block, Schema
 from scidaq.catalog import Fact, RunActs, RunBook, Setting, Snapshot
 from scidaq.instruments import Failure, Level, Parameter, Value
 from scidaq.query import Buckets, Drawn, Grid, Lane
@@ -19,9 +19,11 @@ from scidaq.station import (
     Export,
     ExportFile,
     ExportWanted,
+    Follower,
     Happening,
     Instrument,
     Page,
+    Pushing,
     StationStats,
     Stream,
     ViewWanted,
@@ -119,6 +121,15 @@ class StationDoor(Protocol):
 
     def happened(self) -> list[Happening]:
         """What happened last, oldest first."""
+
+    def follow(self, stream: str, buffer_bytes: int) -> Follower:
+        """Look at what a stream gets from now on. Raises `UnknownStream` for one that is not recorded now."""
+
+    def takes(self, stream: str) -> Schema:
+        """What the rows have to be that are pushed to a stream."""
+
+    def push(self, stream: str, counter: str, holder: str) -> Pushing:
+        """Let a producer push rows of a stream; `counter` names its numbering, `holder` is told to others."""
 
     @property
     def runs(self) -> RunActs:

@@ -41,5 +41,8 @@ def bulk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bulk]:
         live.until_rows("wave/wave", 500)
         live.until_rows("fake/fake", 5)
         options = FlightOptions(port=0, calls_per_second=0)
-        with FlightDoor(data_dir, options, SecurityOptions()) as door, flight.connect(door.address) as client:
+        with (
+            FlightDoor(live.station, data_dir, options, SecurityOptions()) as door,
+            flight.connect(door.address) as client,
+        ):
             yield Bulk(live, door, client)

@@ -42,7 +42,7 @@ class TestWhatThereIs:
         assert json.loads(schema.field("adc").metadata[b"labels"]) == ["ch0", "ch1", "ch2", "ch3"]
 
     def test_actions_answer_in_json(self, bulk: Bulk) -> None:
-        assert {one.type for one in bulk.client.list_actions(bulk.key())} == {"version", "streams"}
+        assert {one.type for one in bulk.client.list_actions(bulk.key())} == {"version", "streams", "takes"}
         (answer,) = bulk.client.do_action(flight.Action("streams", b""), bulk.key())
         assert "wave/wave" in {one["id"] for one in json.loads(answer.body.to_pybytes())}
         with pytest.raises(flight.FlightError) as caught:

@@ -29,6 +29,7 @@ def main(descriptor: int) -> None:
     station = socket.socket(fileno=descriptor)
     said: dict[str, Any] = orjson.loads(station.recv(MESSAGE))
     _bound_memory(said.pop("memory_bytes"))
+    _log_to(station)
     from scidaq.web.flight.service import Service, Setup
 
     certificate = said.pop("certificate")
@@ -62,6 +63,19 @@ def _listen(station: socket.socket, service: Any) -> None:
                     station.send(orjson.dumps({"counts": now}))
         except OSError:
             return
+
+
+def _log_to(station: socket.socket) -> None:
+    """What is logged here becomes lines of the station's log."""
+    import structlog
+
+    def tell(logger: Any, method: str, event: Any) -> Any:
+        line = {"level": method, **{name: str(value)[:2000] for name, value in event.items()}}
+        with contextlib.suppress(OSError):
+            station.send(orjson.dumps({"log": line}))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[structlog.processors.format_exc_info, tell])
 
 
 def _bound_memory(most: int) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 import structlog
@@ -23,6 +23,11 @@ import structlog
 from scidaq.errors import StationError
 from scidaq.stats import field_of
 from scidaq.web.options import FlightOptions, SecurityOptions
+
+if TYPE_CHECKING:
+    from scidaq.station import Station
+    from scidaq.web.door import StationDoor
+    from scidaq.web.flight.calls import Calls
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +82,13 @@ def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 _COUNTED = ("sent_bytes", "sent_rows", "pushed_rows", "skipped_rows")
 
 
+def _calls(station: Station | StationDoor) -> Calls:
+    from scidaq.station import Serving, Station
+    from scidaq.web.flight.calls import Calls
+
+    return Calls(Serving(station) if isinstance(station, Station) else station)
+
+
 class FlightDoor:
     """The Flight process of a station, until the end of `with`; `address` is where it listens.
 
@@ -87,6 +99,7 @@ class FlightDoor:
 
     def __init__(
         self,
+        station: Station | StationDoor,
         data_dir: Path,
         flight: FlightOptions,
         security: SecurityOptions,
@@ -95,6 +108,7 @@ class FlightDoor:
     ) -> None:
         """`any_port`: take another port when the configured one is taken."""
         self.options, self.security = flight, security
+        self._calls = _calls(station) if flight.enabled else None
         self._data_dir, self._any_port = data_dir.absolute(), any_port
         self.address = ""
         """`grpc://127.0.0.1:8081`; empty when there is no port."""
@@ -142,6 +156,8 @@ class FlightDoor:
             self._thread.join(STOP_S + START_S)
             self._thread = None
         self._end()
+        if self._calls is not None:
+            self._calls.end()
 
     def _choose_port(self) -> None:
         """Look whether the port can be had, for an error in words."""
@@ -186,6 +202,7 @@ class FlightDoor:
             "max_calls_per_key": o.max_calls_per_key,
             "calls_per_second": o.calls_per_second,
             "max_batch_bytes": o.max_batch_bytes,
+            "live_buffer_bytes": o.live_buffer_bytes,
             "memory_bytes": o.memory_bytes,
         }
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -290,8 +307,11 @@ class FlightDoor:
         if (counts := said.get("counts")) is not None:
             self._active = counts.pop("active")
             self._totals.now = counts
-        for descriptor in descriptors:
-            os.close(descriptor)
+        if (line := said.get("log")) is not None:
+            level, event = line.pop("level"), line.pop("event", "")
+            getattr(log, level if level in ("info", "warning") else "error")(event, **line)
+        if descriptors and self._calls is not None:
+            self._calls.begin(said, socket.socket(fileno=descriptors[0]))
 
     # ---- the certificate ----
 

@@ -7,6 +7,7 @@ error whose `extra_info` is the same `application/problem+json` as over HTTP. Ca
 from __future__ import annotations
 
 import ipaddress
+import select
 import socket
 import threading
 import time
@@ -25,12 +26,15 @@ import structlog
 from pyarrow import flight
 
 from scidaq import __version__
-from scidaq.block import Block, Epoch, Gap, Schema, arrow_schema, calibrated, record_batch
+from scidaq.block import Block, Epoch, Gap, Reason, Schema, arrow_schema, calibrated, record_batch
 from scidaq.clock import SystemClock
 from scidaq.errors import RequestError
 from scidaq.query import Place, Reader, StreamSummary
+from scidaq.query import select as select_channels
 from scidaq.web import problem
-from scidaq.web.flight.tickets import Ticket, parsed
+from scidaq.web.flight.pushed import Offer, block_of_batch, check_schema, expected, offered
+from scidaq.web.flight.tickets import Ticket, content, parsed, stream_of
+from scidaq.web.flight.wire import block_message, block_of, receive, send
 from scidaq.web.keys import KeyStore, spread
 from scidaq.web.limits import Bans, Buckets, neighbourhood
 from scidaq.web.problem import Problem
@@ -42,6 +46,10 @@ BATCH_BYTES = 4 << 20
 """A batch is made of at most so much of a large block."""
 SMALL_BYTES, SMALL_ROWS = 1 << 18, 65_536
 """Blocks below are put together, until they have as much."""
+CATCH_UP_S, DURABLE_S = 30.0, 0.05
+"""How long rows before the live ones may take to become durable, and how often that is looked at."""
+LOOK_S = 0.5
+"""How often it is looked whether the client of a live stream without news is still there."""
 _BURST_S = 5.0
 _READERS = 8
 _TYPES: dict[int, type[flight.FlightError]] = {
@@ -55,6 +63,8 @@ _TYPES: dict[int, type[flight.FlightError]] = {
 }
 """By status of the problem; all others are told as `FlightServerError`. What is unavailable may be tried again."""
 Batches = Generator[Any, None, None]
+Gone = Callable[[], bool]
+"""Whether the client of a call has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,7 @@ class Setup:
     max_calls_per_key: int
     calls_per_second: float
     max_batch_bytes: int
+    live_buffer_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +355,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]
         rows: Batches | None = None
         try:
             wanted = parsed(ticket.ticket, self._clock.now_ns())
-            rows = self._counted(who, self._rows(wanted))
+            rows = self._counted(who, self._rows(wanted, context.is_cancelled))
             # Begun here, so that what is wrong with the ticket is told at once, and that it surely ends with `leave`.
             schema = next(rows)
         except Exception as error:
@@ -374,8 +385,11 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]
             rows.close()
             self.access.leave(who)
 
-    def _rows(self, ticket: Ticket) -> Batches:
+    def _rows(self, ticket: Ticket, gone: Gone) -> Batches:
         """The schema, then batches with what is to be said of each."""
+        if ticket.live:
+            yield from self._live(ticket, gone)
+            return
         with self._reader() as reader:
             stretches = _stretches(reader, ticket)
             if ticket.last is not None:
@@ -392,6 +406,123 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]
                 )
             yield (shape := _arrow(stretches[0].schema, ticket) if stretches else _NOTHING)
             yield from batches(_items(reader, ticket, stretches), shape, ticket.raw)
+
+    # ---- live rows ----
+
+    def _live(self, ticket: Ticket, gone: Gone) -> Batches:
+        """Rows as they come; with a start, first what there is since then. The schema first of all."""
+        with self._call(
+            {"call": "live", "stream": ticket.stream, "buffer_bytes": self._setup.live_buffer_bytes}
+        ) as sock:
+            said, _ = _answer(sock)
+            follows = Place(*said["follows"]) if said["follows"] is not None else None
+            arriving = _arriving(sock, ticket, gone)
+            schema = next(arriving)
+            if schema is None or (chosen := _chosen(schema, ticket.channels)) is None:
+                raise RequestError(
+                    f"{ticket.stream} has no channel {', '.join(ticket.channels or ())}; "
+                    f"it has {', '.join(schema.names if schema is not None else ())}"
+                )
+            yield (shape := _arrow(chosen, ticket))
+            items = arriving if ticket.start_ns is None else self._since(ticket, follows, arriving)
+            for batch, about in batches(items, shape, ticket.raw, live=True):
+                skipped = [gap["rows"] or 0 for gap in about.get("gaps", ()) if gap["reason"] == Reason.LATE]
+                self.counts.skipped_rows += sum(skipped)
+                yield batch, about
+
+    def _since(self, ticket: Ticket, follows: Place | None, arriving: Iterator[Any]) -> Iterator[Any]:
+        """What is recorded since the start of a ticket up to where the live rows begin, then those."""
+        deadline_s = time.monotonic() + CATCH_UP_S
+        place: Place | None = None
+        while follows is not None and (place is None or place[:2] < follows[:2]):
+            with self._reader() as reader:
+                for item in reader.blocks(ticket.stream, ticket.start_ns, None, ticket.channels, after=place):
+                    if isinstance(item, Block):
+                        if (item.epoch, item.first) >= follows[:2]:
+                            break
+                        if item.epoch == follows.epoch and item.end > follows.row:
+                            item = item.slice(item.first, follows.row)
+                        place = Place(item.epoch, item.end, item.last_ns)
+                    elif (item.epoch, item.first) >= follows[:2]:
+                        break
+                    yield item
+            if place is None and (follows.before_ns or 0) < (ticket.start_ns or 0):
+                break  # it begins later than what there is
+            if place is None or place[:2] < follows[:2]:
+                if time.monotonic() > deadline_s:
+                    raise Problem(503, "not-durable-yet", "rows before the live ones do not become durable: try again")
+                time.sleep(DURABLE_S)  # they are on their way to the disk
+        yield from arriving
+
+    @contextmanager
+    def _call(self, said: dict[str, Any]) -> Iterator[socket.socket]:
+        """A conversation with the station about one call."""
+        mine, theirs = socket.socketpair()
+        with mine:
+            with theirs:
+                try:
+                    socket.send_fds(self._station, [orjson.dumps(said)], [theirs.fileno()])
+                except OSError:
+                    raise Problem(503, "station-away", "the station does not answer: try again") from None
+            yield mine
+
+    # ---- pushes ----
+
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Take rows of a producer, and tell it how far they are durable."""
+        with self.admitted(context, "operate", "do_put") as who:
+            if descriptor.descriptor_type != flight.DescriptorType.CMD:
+                raise RequestError('the descriptor of a push is a command: {"stream": "rig/temps", "counter": "..."}')
+            self._push(who, offered(descriptor.command), reader, writer)
+
+    def _push(self, who: Caller, offer: Offer, reader: Any, writer: Any) -> None:
+        asked = {"call": "push", "stream": offer.stream, "counter": offer.counter}
+        about = {"who": who.name, "via": who.via, "peer": who.peer}
+        with self._call(asked | about) as sock:
+            said, _ = _answer(sock)
+            schema = Schema.from_json(said["schema"])
+            try:
+                check_schema(offer.stream, schema, reader.schema)
+            except RequestError:
+                send(sock, {"end": True})  # nothing was begun, so nothing is lost
+                raise
+            writer.write(_ack(said["durable"]))
+            acks = _Acks(sock, writer)
+            try:
+                self._take(offer.stream, schema, reader, sock)
+                send(sock, {"end": True})
+                acks.join()
+            except OSError:
+                acks.give_up()
+                raise acks.problem or Problem(503, "station-away", "the station has ended this: try again") from None
+            finally:
+                acks.give_up()
+            if acks.problem is not None:
+                raise acks.problem
+
+    def _take(self, stream: str, schema: Schema, reader: Any, sock: socket.socket) -> None:
+        """Every batch until the producer says that it was the last."""
+        while True:
+            try:
+                chunk = reader.read_chunk()
+            except StopIteration:
+                return
+            except pa.ArrowInvalid as error:
+                raise RequestError(f"what was pushed to {stream} is no Arrow data: {str(error)[:200]}") from error
+            batch = chunk.data
+            if batch is None:
+                continue
+            if batch.get_total_buffer_size() > self._setup.max_batch_bytes:
+                raise RequestError(
+                    f"a batch of {batch.get_total_buffer_size()} bytes: it may have flight.max_batch_bytes, which are "
+                    f"{self._setup.max_batch_bytes}"
+                )
+            block = block_of_batch(stream, schema, batch, chunk.app_metadata)
+            if block is None:
+                send(sock, {"alive": True})
+                continue
+            send(sock, *block_message(block))
+            self.counts.pushed_rows += block.rows
 
     # ---- actions ----
 
@@ -410,6 +541,14 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]
                 for one in reader.streams():
                     found.setdefault(one.stream, []).append(one)
             answer = [_summed(name, summaries) for name, summaries in found.items()]
+        elif action.type == "takes":
+            asked = content(action.body.to_pybytes(), "what `takes` is given")
+            stream = stream_of({"stream": asked} if isinstance(asked, str) else asked)
+            with self._call({"call": "takes", "stream": stream}) as sock:
+                schema = Schema.from_json(_answer(sock)[0]["schema"])
+            answer = {"stream": stream, "schema": schema.as_json()}
+            arrow = flight.Result(expected(schema).serialize())
+            return iter([flight.Result(pa.py_buffer(orjson.dumps(answer))), arrow])
         else:
             raise RequestError(f"no action {action.type[:64]!r}; there are {', '.join(ACTIONS)}")
         return iter([flight.Result(pa.py_buffer(orjson.dumps(answer)))])
@@ -418,6 +557,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]
 ACTIONS = {
     "version": "The versions of scidaq and of Arrow, as JSON.",
     "streams": "What is recorded, by stream, as JSON.",
+    "takes": 'What has to be pushed to {"stream": ...}: as JSON, and as an Arrow schema.',
 }
 _NOTHING = pa.schema([pa.field("time", pa.timestamp("ns", "UTC"), nullable=False)])
 """Of a stream of which nothing is known yet."""
@@ -435,6 +575,108 @@ def _summed(name: str, summaries: list[StreamSummary]) -> dict[str, Any]:
         "last_ns": max(lasts, default=None),
         "bytes": sum(s.bytes for s in summaries),
     }
+
+
+# ---- the station ----------------------------------------------------------------------------------------------------
+
+
+def _answer(sock: socket.socket) -> tuple[dict[str, Any], list[Any]]:
+    """The next message of the station. Raises `Problem`, also when it has ended the conversation."""
+    try:
+        got = receive(sock)
+    except (OSError, ValueError):
+        got = None
+    if got is None:
+        raise Problem(503, "station-away", "the station has ended this: try again")
+    if (refused := got[0].get("problem")) is not None:
+        raise Problem(refused["status"], refused["kind"], refused["detail"])
+    return got
+
+
+def _arriving(sock: socket.socket, ticket: Ticket, gone: Gone) -> Iterator[Any]:
+    """The schema of what comes, then blocks with the chosen channels, gaps, and None when there is a pause.
+
+    Raises `Problem` when the channels change: a Flight stream has one schema.
+    """
+    schema: Schema | None = None
+    seen: Any = None
+    known: dict[int, Any] = {}
+    while True:
+        if schema is not None and not select.select([sock], [], [], 0)[0]:
+            yield None
+        while not select.select([sock], [], [], LOOK_S)[0]:
+            if gone():
+                raise Problem(499, "cancelled", "the client has gone")
+        said, buffers = _answer(sock)
+        if (given := said.get("schema")) is not None:
+            schema = Schema.from_json(given)
+            chosen = _chosen(schema, ticket.channels)
+            now = None if chosen is None else _seen(chosen, ticket.raw)
+            if seen is None:
+                seen = now
+                yield schema
+            elif now != seen:
+                raise Problem(409, "channels-changed", f"the channels of {ticket.stream} have changed: ask again")
+        elif (gap := said.get("gap")) is not None:
+            yield Gap.from_json(ticket.stream, gap["epoch"], gap)
+        elif schema is not None:
+            block = block_of(ticket.stream, schema, said["block"], buffers)
+            yield block if ticket.channels is None else select_channels(block, ticket.channels, known)
+
+
+def _ack(durable: int | None) -> Any:
+    return pa.py_buffer(orjson.dumps({"durable": durable}))
+
+
+class _Acks:
+    """What the station says of a push, told to the producer in a thread of its own, until it has said everything.
+
+    When the station ends it before the producer has, the producer is told so in a last message, and is to end the call:
+    its handler waits for the next batch, and nothing but the producer can end that.
+    """
+
+    def __init__(self, sock: socket.socket, writer: Any) -> None:
+        self._sock, self._writer = sock, writer
+        self._given_up = False
+        self.problem: Problem | None = None
+        """Why the station has ended it."""
+        self._thread = threading.Thread(target=self._run, name="acks", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while (got := receive(self._sock)) is not None:
+                if (refused := got[0].get("problem")) is not None:
+                    self.problem = Problem(refused["status"], refused["kind"], refused["detail"])
+                    break
+                if got[0].get("whole"):
+                    return
+                self._writer.write(_ack(got[0]["durable"]))
+            if self.problem is None:
+                self.problem = Problem(503, "station-away", "the station has ended this: try again")
+            if not self._given_up:
+                _shut(self._sock)
+                said = problem.body(self.problem.status, self.problem.kind, self.problem.detail)
+                self._writer.write(pa.py_buffer(b'{"ended":' + said + b"}"))
+        except Exception:  # the producer has gone
+            _shut(self._sock)
+
+    def join(self) -> None:
+        """Wait for the last word."""
+        self._thread.join()
+
+    def give_up(self) -> None:
+        """No word is wanted any more."""
+        self._given_up = True
+        _shut(self._sock)
+        self._thread.join(1.0)
+
+
+def _shut(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it has been ended already
 
 
 # ---- of one schema ---------------------------------------------------------------------------------------------------
@@ -536,13 +778,18 @@ def _items(reader: Reader, ticket: Ticket, stretches: list[_Stretch]) -> Iterato
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
-def batches(items: Iterator[Block | Gap], shape: pa.Schema, raw: bool) -> Batches:
+def batches(items: Iterator[Block | Gap | None], shape: pa.Schema, raw: bool, *, live: bool = False) -> Batches:
     """Record batches of a handy size, each with `epoch`, `first` and the `gaps` before it; those at the end stand with
-    a batch without rows."""
+    a batch without rows. In `live` rows gaps are told when there is a pause, which None stands for."""
     gaps: list[dict[str, Any]] = []
     for item in _joined(items):
         if isinstance(item, Gap):
             gaps.append(_gap(item))
+            continue
+        if item is None:
+            if live and gaps:
+                yield pa.RecordBatch.from_pylist([], schema=shape), {"gaps": gaps}
+                gaps = []
             continue
         step = max(1, BATCH_BYTES * item.rows // max(1, item.nbytes))
         for first in range(item.first, item.end, step):
@@ -559,7 +806,7 @@ def _gap(gap: Gap) -> dict[str, Any]:
     return gap.as_json() | {"epoch": gap.epoch, "rows": gap.rows}
 
 
-def _joined(items: Iterator[Block | Gap]) -> Iterator[Block | Gap]:
+def _joined(items: Iterator[Block | Gap | None]) -> Iterator[Block | Gap | None]:
     """The same with small blocks that follow one another as one: a slow stream comes row by row."""
     run: list[Block] = []
     rows = size = 0
