@@ -28,6 +28,7 @@ export default defineConfig({
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     reportCompressedSize: false,
+    rolldownOptions: { checks: { pluginTimings: false } },
   },
   // `npx vite` beside a running station, for working on the dashboard.
   server: { proxy: Object.fromEntries(["/api", "/health", "/metrics", "/docs"].map((path) => [path, { target: "http://127.0.0.1:8080", ws: true, changeOrigin: true }])) },

@@ -1,5 +1,5 @@
 /** What every page knows: who is logged in, how the socket is, which page is shown, and the time. */
-import { get, type Health, Problem, type ScopeName, type Session, type Status, whenLoggedOut } from "./api.ts";
+import { change, get, type Health, Problem, type ScopeName, type Session, type Status, told, whenLoggedOut } from "./api.ts";
 import { live, type LiveState } from "./live.ts";
 
 /** Where the link points: `#/runs/abc?x=1` is path `["runs", "abc"]` and query `x=1`. */
@@ -44,7 +44,25 @@ class App {
       if (back) void this.refresh();
     });
     whenLoggedOut(() => this.enter(null));
-    void this.identify();
+    // A one-time link is `/login#token`: it must not stay in the history.
+    const token = location.pathname === "/login" ? location.hash.slice(1) : "";
+    if (location.pathname !== "/") {
+      history.replaceState(null, "", "/#/");
+      this.route = routeOf(location.hash);
+    }
+    void (/^[\w-]{20,}$/.test(token) ? this.follow(token) : this.identify());
+  }
+
+  /** Why a one-time link did not log in; empty where none was followed. */
+  linkFault = $state("");
+
+  private async follow(link: string): Promise<void> {
+    try {
+      this.enter(await change<Session>("POST", "session", { link }));
+    } catch (error) {
+      this.linkFault = told(error);
+      await this.identify();
+    }
   }
 
   /** Ask who is logged in, and go on asking while nobody answers. */

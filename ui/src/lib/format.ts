@@ -49,9 +49,9 @@ export function quantity(value: number | null | undefined, unit = "", digits = 5
   if (!Number.isFinite(value)) return { number: value > 0 ? "∞" : `${MINUS}∞`, unit: shown };
   if (value === 0) return { number: "0", unit: shown };
   const size = Math.abs(value);
-  if (UNPREFIXED.test(shown)) {
+  if (UNPREFIXED.test(shown) && (shown !== "" || size < 1e6)) {
     if (size >= 1e-3 && size < 1e7) {
-      // Whole digits are never rounded away: 123456 % of something stays that.
+      // Whole digits are never rounded away.
       const whole = Math.max(digits, Math.floor(Math.log10(size)) + 1);
       return { number: grouped(trimmed(digitsOf(value, Math.min(whole, 15)))), unit: shown };
     }
@@ -64,9 +64,10 @@ export function quantity(value: number | null | undefined, unit = "", digits = 5
   return { number: digitsOf(value / 1000 ** third, digits), unit: `${PREFIXES[third + NEUTRAL] ?? ""}${shown}` };
 }
 
-/** The same in one piece: `12.3 mV`. */
-export function eng(value: number | null | undefined, unit = "", digits = 5): string {
-  const { number, unit: shown } = quantity(value, unit, digits);
+/** The same in one piece: `12.3 mV`; `neat` leaves out zeros at the end, which a setting has no need of. */
+export function eng(value: number | null | undefined, unit = "", digits = 5, neat = false): string {
+  const { number: full, unit: shown } = quantity(value, unit, digits);
+  const number = neat ? trimmed(full) : full;
   return shown ? `${number}${shown === "°" || shown === "′" ? "" : THIN}${shown}` : number;
 }
 
@@ -96,7 +97,7 @@ export function bytes(value: number): string {
 
 /** A value of a channel or parameter, whatever it is. */
 export function valueText(value: unknown, unit = "", digits = 6): string {
-  if (typeof value === "number") return Number.isInteger(value) && UNPREFIXED.test(unitText(unit)) ? `${grouped(String(value)).replace("-", MINUS)}${unit && unit !== "1" ? THIN + unitText(unit) : ""}` : eng(value, unit, digits);
+  if (typeof value === "number") return Number.isInteger(value) && UNPREFIXED.test(unitText(unit)) ? `${grouped(String(value)).replace("-", MINUS)}${unit && unit !== "1" ? THIN + unitText(unit) : ""}` : eng(value, unit, digits, true);
   if (typeof value === "boolean") return value ? "on" : "off";
   if (value === null || value === undefined) return "–";
   return Array.isArray(value) ? `${value.length} values` : String(value);

@@ -8,6 +8,7 @@ export interface StripChannel {
   min: number[];
   max: number[];
   last: number[];
+  mean: number[];
 }
 
 export class Strip {
@@ -36,6 +37,7 @@ export class Strip {
         channel.last[at] = last;
         channel.min[at] = buffers[`min:${i}`]?.[row] ?? last;
         channel.max[at] = buffers[`max:${i}`]?.[row] ?? last;
+        channel.mean[at] = buffers[`mean:${i}`]?.[row] ?? last;
       });
     }
     for (const gap of header.gaps) {
@@ -55,6 +57,7 @@ export class Strip {
       channel.min.splice(at, 0, NaN);
       channel.max.splice(at, 0, NaN);
       channel.last.splice(at, 0, NaN);
+      channel.mean.splice(at, 0, NaN);
     }
     return at;
   }
@@ -63,7 +66,7 @@ export class Strip {
     if (channels.length === this.channels.length && channels.every((one, i) => one.name === this.channels[i]?.name)) return;
     this.t = [];
     this.end = [];
-    this.channels = channels.map(({ name, unit }) => ({ name, unit, min: [], max: [], last: [] }));
+    this.channels = channels.map(({ name, unit }) => ({ name, unit, min: [], max: [], last: [], mean: [] }));
   }
 
   private trim(): void {
@@ -77,6 +80,7 @@ export class Strip {
         channel.min.splice(0, old);
         channel.max.splice(0, old);
         channel.last.splice(0, old);
+        channel.mean.splice(0, old);
       }
     }
     this.gaps = this.gaps.filter((gap) => gap.to > newest - this.lengthMs).slice(-50);
