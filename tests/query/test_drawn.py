@@ -15,7 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scidaq.block import NS, Block, Calibration, Channel, Gap, Schema
-from scidaq.query import Buckets, Builder, Chunk, Part, Position, Pyramid, drawn, lanes_of, overview
+from scidaq.query import (
+    Buckets,
+    Builder,
+    Chunk,
+    Part,
+    Position,
+    Pyramid,
+    chosen,
+    drawn,
+    lanes_of,
+    overview,
+    shown,
+)
 from scidaq.store import Files, system_files
 
 STREAM = "adc/wave"
@@ -263,3 +275,59 @@ def test_files_that_are_merged_while_they_are_looked_at_leave_no_hole(
 
 def gone(*_: object) -> list[Chunk]:
     raise FileNotFoundError
+
+
+# ---- arrays, whole ---------------------------------------------------------------------------------------------------
+
+SPECTRA = Schema((Channel("s", "uint16", "{count}", (5,), (), Calibration(2.0, 1.0, "V")), Channel("t", "float32")))
+IMAGES = Schema((Channel("s", "uint16", "{count}", (2, 3)),))
+
+
+def spectra(epoch: int, first: int, times: Sequence[int], schema: Schema = SPECTRA) -> Block:
+    index = np.arange(first, first + len(times))
+    shape = (len(index), *schema.channels[0].shape)
+    columns = [np.broadcast_to(index.reshape(-1, *[1] * (len(shape) - 1)), shape).astype(np.uint16)]
+    columns += [index.astype(np.float32)] * (len(schema.channels) - 1)
+    valid = (index % 7 != 3, *[None] * (len(schema.channels) - 1))
+    return Block(STREAM, epoch, first, schema, tuple(columns), times[0], np.array(times, np.int64), valid)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 1000), min_size=1, max_size=60).map(sorted), min_size=1, max_size=3),
+    st.integers(0, 1000),
+    st.integers(1, 1000),
+    st.integers(1, 30),
+    st.integers(0, 100),
+)
+def test_whole_arrays_are_chosen_evenly_and_the_newest_is_there(
+    epochs: list[list[int]], start: int, length: int, rows: int, estimate: int
+) -> None:
+    recorded = Recorded([spectra(n, 0, times) for n, times in enumerate(epochs)])
+    span = (start, start + length)
+
+    def read(a: int, b: int) -> Iterator[Block | Gap]:
+        return recorded.rest(Position(0, 0), a, b)
+
+    found = chosen(read, None, span, rows, estimate)
+    inside = [t for times in epochs for t in times if span[0] <= t < span[1]]
+    assert bool(found) == bool(inside)
+    assert len(found) <= rows
+    assert len({(b.epoch, b.first) for b in found}) == len(found)
+    assert all(b.rows == 1 and span[0] <= b.t0_ns < span[1] for b in found)
+    if len(epochs) == 1 and inside:
+        assert found[-1].t0_ns == max(inside)
+        if len(set(inside)) == len(inside) and rows > length:
+            assert [b.t0_ns for b in found] == inside
+    buckets = shown(STREAM, ["s"], found)
+    assert (buckets.t0 == [b.t0_ns for b in found]).all()
+    for i, block in enumerate(found):
+        wanted = np.nan if block.first % 7 == 3 else 2.0 * block.first + 1
+        np.testing.assert_array_equal(buckets.arrays[0][i], np.full(5, wanted))
+
+
+def test_arrays_are_those_of_the_newest_row() -> None:
+    rows = [spectra(0, 0, [1]), spectra(1, 0, [5], IMAGES)]
+    buckets = shown(STREAM, None, rows)
+    assert [(lane.name, lane.shape) for lane in buckets.lanes] == [("s", (2, 3))]
+    assert np.isnan(buckets.arrays[0][0]).all()
+    assert (buckets.arrays[0][1] == 0).all()

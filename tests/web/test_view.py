@@ -54,3 +54,21 @@ def test_what_cannot_be_drawn_is_refused(live: Live, query: str, status: int, wo
 
 def test_an_unknown_stream_is_not_found(live: Live) -> None:
     assert live.ask("streams/no/such/view").status == 404
+
+
+def test_rows_of_an_array_come_whole(live: Live) -> None:
+    live.until_rows("wave/wave", 2000)
+    answer = live.ask("streams/wave/wave/view?kind=arrays&rows=7")
+    assert (answer.status, answer.headers["content-type"]) == (200, MEDIA_TYPE)
+    header, arrays = decode(answer.body)
+    (channel,) = header["channels"]
+    assert arrays["array:0"].shape == (len(arrays["t0"]), *channel["shape"])
+    assert 5 <= len(arrays["t0"]) <= 7
+    assert (np.diff(arrays["t0"]) > 0).all()
+    assert int(header["start_ns"]) == int(header["base_ns"])
+    steps = np.diff(arrays["t0"][:-1])
+    assert steps.max() < 2 * steps.min()
+    answer = live.ask("streams/wave/wave/view?kind=arrays&channels=nothing")
+    assert answer.status == 422
+    assert "no channel" in str(answer.json)
+    assert live.ask("streams/no/such/view?kind=arrays").status == 404

@@ -13,7 +13,7 @@ from scidaq.query.run import RunView
 from scidaq.query.settings import settings_at, snapshot_at
 from scidaq.query.store import Store, open_store
 from scidaq.query.stream import Stream
-from scidaq.query.view import Drawn, drawn
+from scidaq.query.view import Drawn, chosen, drawn, shown
 
 __all__ = [
     "START",
@@ -37,6 +37,7 @@ __all__ = [
     "Stream",
     "StreamSummary",
     "arrays_of",
+    "chosen",
     "decimated",
     "drawn",
     "lanes_of",
@@ -44,5 +45,6 @@ __all__ = [
     "overview",
     "select",
     "settings_at",
+    "shown",
     "snapshot_at",
 ]

@@ -6,7 +6,7 @@ few rows that they are read at once. What a viewer gets is the same `Buckets` th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from scidaq.block import Block, Gap, Schema
 from scidaq.errors import RequestError
-from scidaq.query.folding import Buckets, Fold, Lane, lanes_of
+from scidaq.query.folding import Buckets, Fold, Lane, arrays_of, lanes_of
 from scidaq.query.pyramid import START, Chunk, Overview, Position, alike, grouped
 
 MOST_ROWS = 20_000_000
 """Rows that are read for one view: where summaries lack more, the rest is told as not summarized yet."""
 MOST_GAPS = 2000
+MOST_NUMBERS = 16 << 20
+"""Of arrays that are shown whole."""
 
 
 def step_for(length_ns: int, width: int) -> int:
@@ -146,3 +148,74 @@ def merged(stream: str, step_ns: int, parts: Sequence[Buckets], gaps: Sequence[G
         values("last"),
         tuple(told[-MOST_GAPS:]),
     )
+
+
+# ---- arrays, whole ---------------------------------------------------------------------------------------------------
+
+
+def chosen(
+    read: Callable[[int, int], Iterable[Block | Gap]],
+    names: Sequence[str] | None,
+    span: tuple[int, int],
+    rows: int,
+    estimate: int,
+) -> list[Block]:
+    """At most `rows` rows of a range of time, evenly chosen, the newest among them; each a block, in order of time.
+
+    `read` gives what lies between two times. It is asked for the first row of each of so many stretches, and no
+    further, so that what lies between is not read. Of rows with many numbers fewer are chosen. `estimate` is about how
+    many rows there are. Raises `RequestError` for channels that are none.
+    """
+    newest = _newest_of(read, span, estimate)
+    if newest is None:
+        return []
+    lanes = arrays_of(newest.schema, names)
+    numbers = sum(newest.schema.channels[lane.column].elements for lane in lanes)
+    rows = max(1, min(rows, MOST_NUMBERS // max(1, numbers)))
+    out = {(newest.epoch, newest.first): newest}
+    length, cell = newest.t0_ns - span[0], 0
+    while cell < rows - 1:
+        start = span[0] + length * cell // (rows - 1)
+        first = next((b for b in read(start, newest.t0_ns) if isinstance(b, Block)), None)
+        if first is None:
+            break
+        first = first.slice(first.first, first.first + 1)
+        out[first.epoch, first.first] = first
+        cell = max(cell + 1, (first.t0_ns - span[0]) * (rows - 1) // max(1, length) + 1)
+    return sorted(out.values(), key=lambda b: (b.t0_ns, b.epoch, b.first))
+
+
+def _newest_of(read: Callable[[int, int], Iterable[Block | Gap]], span: tuple[int, int], estimate: int) -> Block | None:
+    """The last row of a range: looked for in its last stretch, and ever further back."""
+    length = span[1] - span[0]
+    back = min(length, 2 * length // max(1, estimate) + 1)
+    while True:
+        last = None
+        for item in read(span[1] - back, span[1]):
+            if isinstance(item, Block):
+                last = item
+        if last is not None:
+            return last.slice(last.end - 1, last.end)
+        if back >= length:
+            return None
+        back = min(length, back * 16)
+
+
+def shown(stream: str, names: Sequence[str] | None, rows: Sequence[Block], gaps: Sequence[Gap] = ()) -> Buckets:
+    """Single rows as arrays, in physical values: what the newest of them has; NaN where another has no such array."""
+    none, times = np.empty((0, len(rows))), np.array([b.t0_ns for b in rows], np.int64)
+    lanes = arrays_of(rows[-1].schema, names) if rows else ()
+    arrays = []
+    for lane in lanes:
+        out = np.full((len(rows), *lane.shape), np.nan, np.float32)
+        for i, block in enumerate(rows):
+            k = block.schema.names.index(lane.name) if lane.name in block.schema.names else None
+            if k is None or block.schema.channels[k].shape != lane.shape or block.schema.channels[k].dtype == "text":
+                continue
+            mask = block.valid[k] if block.valid else None
+            if mask is None or mask[0]:
+                with np.errstate(all="ignore"):
+                    out[i] = block.schema.channels[k].physical(block.columns[k])[0]
+        arrays.append(out)
+    n = np.ones(len(rows), np.uint32)
+    return Buckets(stream, 0, lanes, times, times, n, none, none, none, none, tuple(gaps)[-MOST_GAPS:], tuple(arrays))

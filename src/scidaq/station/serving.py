@@ -24,13 +24,16 @@ from scidaq.query import (
     Grid,
     Lane,
     Place,
+    Position,
     Reader,
     StreamSummary,
     arrays_of,
+    chosen,
     decimated,
     drawn,
     lanes_of,
     overview,
+    shown,
 )
 from scidaq.station.live import Happening, ViewWanted, Watch, grid_step_ns
 from scidaq.station.pushing import Follower, Pushing, follow, push, takes
@@ -364,8 +367,35 @@ class Serving:
             gaps = [] if summary is None else self._gaps(stream, span)
             one = drawn(stream, channels, span, width, summary, rest, gaps)
         if channels is not None and not one.buckets.lanes:
-            self._check_lanes(stream, channels, blocks)
+            self._check(stream, channels, blocks, lanes_of)
         return one
+
+    def arrays(
+        self,
+        stream: str,
+        channels: Sequence[str] | None,
+        start_ns: int | None,
+        stop_ns: int | None,
+        rows: int,
+    ) -> Drawn:
+        """Some rows of spectra or images in a range (all of it without bounds), whole: at most `rows`, evenly chosen,
+        the newest among them. Raises `UnknownStream`, and `RequestError` for channels that are no arrays."""
+        ring = self._station._rings.get(stream)
+        recent = ring.recent() if ring is not None else []
+        blocks = [item for item in recent if isinstance(item, Block)]
+        with self._reader() as reader:
+            known = reader.summary(stream) if ring is None or stream in reader.names() else []
+            span, estimate = _span(known, blocks, start_ns, stop_ns)
+
+            def read(start: int, stop: int) -> Iterator[Block | Gap]:
+                part = (start, stop)
+                return self._rest(reader, stream, part, None, blocks) if known else _recent(blocks, part, None)
+
+            found = chosen(read, channels, span, rows, estimate + sum(b.rows for b in blocks))
+            buckets = shown(stream, channels, found, self._gaps(stream, span))
+        if not found and channels is not None:
+            self._check(stream, channels, blocks, arrays_of)
+        return Drawn(buckets, *span, Position(0, 0), len(found))
 
     def _rest(
         self, reader: Reader, stream: str, span: tuple[int, int], place: Place | None, blocks: Sequence[Block]
@@ -389,13 +419,19 @@ class Serving:
             return []
         return [g for g in known if (g.end_ns is None or g.end_ns > span[0]) and (g.start_ns or span[0]) < span[1]]
 
-    def _check_lanes(self, stream: str, channels: Sequence[str], blocks: Sequence[Block]) -> None:
+    def _check(
+        self,
+        stream: str,
+        channels: Sequence[str],
+        blocks: Sequence[Block],
+        asked: Callable[[Schema, Sequence[str]], object],
+    ) -> None:
         """Raise `RequestError` when no epoch has any of the channels: nothing else is wrong with an empty range."""
         schemas = [one.schema for one in self.stream(stream).schemas] or [b.schema for b in blocks[-1:]]
         problem: RequestError | None = None
         for schema in reversed(schemas):
             try:
-                lanes_of(schema, channels)
+                asked(schema, channels)
             except RequestError as error:
                 problem = problem or error
             else:

@@ -116,6 +116,16 @@ class StationDoor(Protocol):
     ) -> Drawn:
         """A range of a stream in about as many buckets as there are pixels, with their exact extremes."""
 
+    def arrays(
+        self,
+        stream: str,
+        channels: Sequence[str] | None,
+        start_ns: int | None,
+        stop_ns: int | None,
+        rows: int,
+    ) -> Drawn:
+        """Some rows of spectra or images in a range, whole, evenly chosen, the newest among them."""
+
     def listen(self, tell: Callable[[Happening], None]) -> Callable[[], None]:
         """Be told of what happens, in whatever thread it happens; call the result to end it."""
 

@@ -40,6 +40,7 @@ _DEFAULT_ROWS = {JSON: 10_000, CSV: 100_000, ARROW: 1_000_000}
 MOST_ROWS = 1_000_000
 MOST_POINTS = 100_000
 MOST_WIDTH = 20_000
+MOST_ARRAYS = 2000
 _AT_ONCE = 1 << 20
 """Bytes of rows that are written in one piece."""
 
@@ -217,19 +218,24 @@ def get_view(
     width: Annotated[
         int, Query(ge=1, le=MOST_WIDTH, description="Buckets wanted: as many to twice as many come.")
     ] = 2000,
+    kind: Annotated[
+        Literal["lines", "arrays"], Query(description="`arrays`: spectra and images, a few rows of them whole.")
+    ] = "lines",
+    rows: Annotated[int, Query(ge=1, le=MOST_ARRAYS, description="With `kind=arrays`: how many at most.")] = 200,
 ) -> Response:
     """A range as it is drawn, whatever its length: buckets of rows with the exact least and greatest value of each
     channel and the mean, or the rows themselves where there are few. No bucket goes over a gap or into another epoch.
     Rows that are not durable yet are part of it. Where `unfinished_ns` is given, rows behind that time were too many to
-    be read and are not summarized yet."""
+    be read and are not summarized yet. With `kind=arrays` rows of spectra and images come whole, evenly chosen, the
+    newest among them."""
     name, now_ns = stream_id(instrument, stream), door(request).now_ns()
-    one = door(request).view(
+    asked = (
         name,
         None if channels is None else tuple(dict.fromkeys(c.strip() for c in channels.split(","))),
         None if start is None else moment_ns(start, now_ns),
         None if stop is None else moment_ns(stop, now_ns),
-        width,
     )
+    one = door(request).view(*asked, width) if kind == "lines" else door(request).arrays(*asked, rows)
     more: dict[str, Any] = {"start_ns": str(one.start_ns), "stop_ns": str(one.stop_ns)}
     if one.unfinished_ns is not None:
         more["unfinished_ns"] = str(one.unfinished_ns)
