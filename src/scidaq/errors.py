@@ -49,6 +49,14 @@ class DefinedElsewhere(RequestError):
     """It stands in a file, or a variable, that only its owner changes; the message says in which."""
 
 
+class QueryRefused(RequestError):
+    """SQL that is not one SELECT over what is recorded, or that contradicts itself."""
+
+
+class QueryLimit(QueryRefused):
+    """A query took more time, memory, rows or bytes than it may."""
+
+
 class UnknownInstrument(Unknown):
     """No instrument of this id is configured."""
 

@@ -269,6 +269,38 @@ def read(
         hang_up()
 
 
+class SqlFormat(StrEnum):
+    """How the result of a query is written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    ARROW = "arrow"
+    PARQUET = "parquet"
+
+
+@app.command()
+def sql(
+    query: Annotated[
+        str, typer.Argument(help="One SELECT over streams, runs and notes; - reads it from the input.", metavar="QUERY")
+    ],
+    form: Annotated[SqlFormat, typer.Option("--format", help="How the result is written.")] = SqlFormat.TABLE,
+    as_json: AsJson = False,
+    config: ConfigFiles = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Ask for what is recorded in SQL, with or without a running station. Nothing can be changed by it."""
+    from scidaq.cli.querying import write_query
+
+    chosen = SqlFormat.JSON if as_json else form
+    if chosen in (SqlFormat.ARROW, SqlFormat.PARQUET) and sys.stdout.isatty():
+        raise typer.BadParameter(f"{chosen.value} is no text: send it to a file or a program", param_hint="--format")
+    try:
+        write_query(directory(config, data_dir), query, chosen.value)
+    except BrokenPipeError:
+        hang_up()
+
+
 class ExportFormat(StrEnum):
     """What a file can be exported as; `scidaq.archive.FORMATS` has the same names."""
 

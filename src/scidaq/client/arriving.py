@@ -39,6 +39,17 @@ def items_of(body: Any, stream: str) -> tuple[list[Block | Gap], Schema | None]:
         ) from error
 
 
+def table_of(body: bytes) -> pa.Table:
+    """What an Arrow IPC stream holds. Raises `StationError`."""
+    import pyarrow as pa
+
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            return reader.read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise StationError(f"a result came that cannot be understood ({error})") from error
+
+
 def schema_of(arrow: pa.Schema) -> Schema | None:
     """The schema that goes with Arrow's; None where there are no channels."""
     if len(arrow) < 2:

@@ -22,7 +22,6 @@ API = "/api/v1/"
 _TRIES = 6
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _AGAIN = (429, 502, 503, 504)
-_SAFE = ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,13 @@ class Request:
     """Instead of the usual one."""
     also: tuple[int, ...] = ()
     """Statuses that are an answer, too."""
+    question: bool = False
+    """Whether it changes nothing, whatever its method."""
+
+    @property
+    def safe(self) -> bool:
+        """Whether it may be sent as often as one likes."""
+        return self.question or self.method in ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,11 @@ class Asking:
         """The same, for what its JSON says."""
         return (yield from self.get(path, query)).json()
 
+    def ask(self, path: str, content: Any) -> Talk[Answer]:
+        """Ask a question that is too long for an address: it changes nothing, and may be asked again."""
+        body, headers = orjson.dumps(content), {"Content-Type": "application/json"}
+        return (yield from self._ask(Request("POST", _at(path), {}, headers, body, question=True)))
+
     def every(self, path: str, query: Mapping[str, Any] | None = None) -> Talk[list[Any]]:
         """All items of a list, page by page."""
         items: list[Any] = []
@@ -124,7 +135,7 @@ class Asking:
             try:
                 answer = yield request
             except Broken as broken:
-                unsure = unsure or (broken.sent and request.method not in _SAFE)
+                unsure = unsure or (broken.sent and not request.safe)
                 if attempt == _TRIES:
                     raise self._unreachable(request, broken, unsure) from None
             else:
@@ -204,6 +215,8 @@ KINDS: dict[str, type[ScidaqError]] = {
     "instrument-timeout": errors.InstrumentTimeout,
     "instrument-not-connected": errors.InstrumentDisconnected,
     "instrument-failed": errors.InstrumentError,
+    "query-limit": errors.QueryLimit,
+    "query-refused": errors.QueryRefused,
     "configuration-refused": errors.ConfigError,
     "request-refused": errors.RequestError,
     "station-busy": errors.StationBusy,

@@ -105,6 +105,13 @@ class RemoteStation:
     def __len__(self) -> int:
         return len(self.streams)
 
+    def sql(self, query: str) -> pa.Table:
+        """One SELECT over streams, runs and notes, as an Arrow table: `.to_pandas()` makes it a data frame.
+
+        Raises `QueryRefused` for what is none, and `QueryLimit` for what takes too much.
+        """
+        return self._wire.run(self._verbs.sql(query))
+
     # ---- instruments ----
 
     @property

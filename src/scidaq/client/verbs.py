@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from scidaq.block import Block, Gap, Moment, Schema, length_ns, moment_ns
 from scidaq.catalog import Hold, Note, Run, Snapshot
 from scidaq.client import facts
-from scidaq.client.arriving import ARROW, items_of
+from scidaq.client.arriving import ARROW, items_of, table_of
 from scidaq.client.asking import Asking, Talk, part
 from scidaq.errors import RequestError
 from scidaq.query import Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,13 @@ class Verbs:
         start = said.start_ns if start_ns is None else max(start_ns, said.start_ns)
         ends = [ns for ns in (stop_ns, said.stop_ns) if ns is not None]
         return [start, max(min(ends), start) if ends else None]
+
+    # ---- SQL ----
+
+    def sql(self, query: str) -> Talk[pa.Table]:
+        """One SELECT over everything that is recorded."""
+        answer = yield from self._asking.ask("sql", {"query": query, "format": "arrow"})
+        return table_of(answer.body)
 
     # ---- instruments ----
 

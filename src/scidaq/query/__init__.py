@@ -11,11 +11,14 @@ from scidaq.query.reader import Place, Reader, StreamSummary, select
 from scidaq.query.rows import Rows
 from scidaq.query.run import RunView
 from scidaq.query.settings import settings_at, snapshot_at
+from scidaq.query.sql import SqlLimits, SqlResult, run_sql
+from scidaq.query.sql_forms import FORMS, write_sql
 from scidaq.query.store import Store, open_store
 from scidaq.query.stream import Stream
 from scidaq.query.view import Drawn, chosen, drawn, shown
 
 __all__ = [
+    "FORMS",
     "START",
     "Buckets",
     "Builder",
@@ -33,6 +36,8 @@ __all__ = [
     "Reader",
     "Rows",
     "RunView",
+    "SqlLimits",
+    "SqlResult",
     "Store",
     "Stream",
     "StreamSummary",
@@ -43,8 +48,10 @@ __all__ = [
     "lanes_of",
     "open_store",
     "overview",
+    "run_sql",
     "select",
     "settings_at",
     "shown",
     "snapshot_at",
+    "write_sql",
 ]

@@ -5,6 +5,7 @@ from scidaq.station.importing import Imported, Importer, Source, streams_of
 from scidaq.station.live import Happening, Live, LiveStats, ViewWanted, Watch, grid_step_ns
 from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
 from scidaq.station.pushing import Follower, Pushing
+from scidaq.station.querying import Queries, SqlAnswer, SqlJob
 from scidaq.station.runs import open_runs
 from scidaq.station.script import Recording, record
 from scidaq.station.serving import AUDIT, Audited, Instrument, Page, Serving, Stream, Wanted
@@ -28,9 +29,12 @@ __all__ = [
     "Page",
     "PlanChanges",
     "Pushing",
+    "Queries",
     "Recording",
     "Serving",
     "Source",
+    "SqlAnswer",
+    "SqlJob",
     "Station",
     "StationPlan",
     "StationStats",

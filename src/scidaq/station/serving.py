@@ -42,6 +42,7 @@ from scidaq.store import gaps
 if TYPE_CHECKING:
     from scidaq.instruments import Supervisor
     from scidaq.station.exporting import Exports
+    from scidaq.station.querying import SqlJob
     from scidaq.station.station import Station, StationStats
 
 AUDIT = register_kind("audit", "Somebody changed something over the network or the control socket: who, what, result.")
@@ -499,6 +500,12 @@ class Serving:
     def exports(self) -> Exports:
         """The exports that are made beside the recording."""
         return self._station.exports
+
+    # ---- SQL ----
+
+    def sql(self, query: str, form: str) -> SqlJob:
+        """A query over everything that is recorded; nothing is begun before its result is asked for."""
+        return self._station.queries.ask(query, form)
 
     # ---- audit ----
 

@@ -38,6 +38,7 @@ from scidaq.station import watching
 from scidaq.station.exporting import Exports
 from scidaq.station.live import Live
 from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
+from scidaq.station.querying import Queries
 from scidaq.station.summarizing import Summaries
 from scidaq.stats import field_of
 from scidaq.store import (
@@ -204,6 +205,7 @@ class Station:
         self._open_instruments(stack)
         stack.callback(self._look_at_instruments)
         self.summaries.start()
+        self.queries = stack.enter_context(Queries(data_dir, clock))
         self.exports = stack.enter_context(Exports(data_dir, clock, files, self._no_room))
         self._open_watch(stack)
         stack.callback(self.live.close)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from anyio import CapacityLimiter
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +23,9 @@ from scidaq.web.live import Viewers
 from scidaq.web.problem import Problem
 from scidaq.web.routes import all_routes
 from scidaq.web.server import WebServer
+
+_SQL_THREADS = 16
+"""That wait for queries; the station itself says when too many wait."""
 
 
 class _App(FastAPI):
@@ -48,6 +52,7 @@ def make_app(
     front = web.front = app.state.front = Front(Changes(app, station), web.options, web.security, keys)
     app.state.logs = logs
     web.viewers = app.state.viewers = Viewers(station, front, logs)
+    app.state.sql_threads = CapacityLimiter(_SQL_THREADS)
     current_default_thread_limiter().total_tokens = web.options.worker_threads
     return front
 

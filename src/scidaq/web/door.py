@@ -24,6 +24,7 @@ from scidaq.station import (
     Instrument,
     Page,
     Pushing,
+    SqlAnswer,
     StationStats,
     Stream,
     ViewWanted,
@@ -153,11 +154,24 @@ class StationDoor(Protocol):
     def exports(self) -> ExportActs:
         """The exports that are made beside the recording."""
 
+    def sql(self, query: str, form: str) -> SqlActs:
+        """A query over everything that is recorded, whose answer comes in one of `scidaq.query.FORMS`."""
+
     def audit(self, entry: Audited) -> None:
         """Note who did what. Durable on return."""
 
     def audited(self, before: int | None, limit: int) -> list[Fact]:
         """The newest entries, newest first; with `before`, those older than the fact of this number."""
+
+
+class SqlActs(Protocol):
+    """A query that waits for its answer."""
+
+    def result(self) -> SqlAnswer:
+        """Wait for the answer. Raises `QueryRefused`, `QueryLimit`, and `TooMany` when too many wait."""
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
 
 
 class ExportActs(Protocol):

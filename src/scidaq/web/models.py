@@ -327,6 +327,33 @@ class RowsPage(_Out):
     next: str | None
 
 
+# ---- SQL ------------------------------------------------------------------------------------------------------------
+
+
+class SqlQuery(_In):
+    """One SELECT over what is recorded."""
+
+    query: Annotated[str, Field(min_length=1, max_length=100_000, examples=["SELECT id, rows FROM streams"])]
+    format: Literal["json", "csv", "arrow", "parquet"] = "json"
+
+
+class SqlColumn(_Out):
+    """A column of a result."""
+
+    name: str
+    type: str
+    """As Arrow calls it."""
+
+
+class SqlRows(_Out):
+    """The result of a query."""
+
+    columns: list[SqlColumn]
+    rows: list[list[Any]]
+    """A list of values for each row; times in ISO 8601 (UTC), null for what is missing or no number."""
+    count: int
+
+
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,8 @@ STATUSES: tuple[tuple[type[BaseException], int, str], ...] = (
     (errors.InstrumentTimeout, 504, "instrument-timeout"),
     (errors.InstrumentDisconnected, 409, "instrument-not-connected"),
     (errors.InstrumentError, 502, "instrument-failed"),
+    (errors.QueryLimit, 422, "query-limit"),
+    (errors.QueryRefused, 422, "query-refused"),
     (errors.ConfigError, 422, "configuration-refused"),
     (errors.RequestError, 422, "request-refused"),
     (errors.StationBusy, 409, "station-busy"),

@@ -18,10 +18,11 @@ def all_routes() -> Iterator[APIRouter]:
         pages,
         runs,
         session,
+        sql,
         station,
         streams,
     )
 
-    for module in (station, instruments, streams, live, runs, exports, administration, session, pages, entry):
+    for module in (station, instruments, streams, sql, live, runs, exports, administration, session, pages, entry):
         for routes in module.ROUTES:
             yield routes.router
