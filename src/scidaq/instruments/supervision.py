@@ -29,8 +29,11 @@ WATCH_S = 0.05
 class Supervision:
     """All instruments of a station, with the watchdog that they share. A context manager; stops them in parallel."""
 
-    def __init__(self, clock: Clock, options: SupervisionOptions | None = None) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Clock, options: SupervisionOptions | None = None, clean: Callable[[str], str] = str
+    ) -> None:
+        """`clean` takes out of what drivers say what nobody may read."""
+        self._clock, self._clean = clock, clean
         self._options = options or SupervisionOptions()
         self._lock = threading.Lock()
         self._instruments: dict[str, Supervisor] = {}
@@ -58,7 +61,7 @@ class Supervision:
         except ValueError as error:
             raise ConfigError([f"instrument {instrument_id!r}: {error}"]) from error
         supervisor = Supervisor(
-            instrument_id, make, sink, self._clock, options or self._options, rng, driver_name=driver_name
+            instrument_id, make, sink, self._clock, options or self._options, rng, driver_name, self._clean
         )
         with self._lock:
             if instrument_id in self._instruments:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -118,7 +118,10 @@ class Supervisor:
         options: SupervisionOptions | None = None,
         rng: random.Random | None = None,
         driver_name: str = "",
+        clean: Callable[[str], str] = str,
     ) -> None:
+        """`clean` takes out of what the driver says what nobody may read, before anybody hears of it."""
+        self._clean = clean
         self.instrument_id = instrument_id
         self.options = options or SupervisionOptions()
         self.driver_name = driver_name
@@ -431,7 +434,8 @@ class Supervisor:
         except Exception as error:
             # Not even telling of a failure went well. Nothing is logged here: that may be just what does not work.
             self._attempt = max(1, self._attempt)
-            self._status = _Status(State.FAILED, self._clock.now_ns(), f"{type(error).__name__}: {error}")
+            reason = self._clean(f"{type(error).__name__}: {error}")
+            self._status = _Status(State.FAILED, self._clock.now_ns(), reason)
             self._fail_calls()
         return False
 
@@ -463,16 +467,16 @@ class Supervisor:
         try:
             self._session(me)
         except InstrumentError as error:
-            self._failed(me, error, f"{error}")
+            self._failed(me, error, self._clean(f"{error}"))
         except Exception as error:  # a bug of the driver is no reason to die
-            self._failed(me, error, f"{type(error).__name__}: {error}", bug=True)
+            self._failed(me, error, self._clean(f"{type(error).__name__}: {error}"), bug=True)
         finally:
             self._part(me)
 
     def _session(self, me: _Generation) -> None:
         driver = me.driver = self._make()
         self._counting = (driver, self._counts())
-        identity = self._do(me, "identity", driver.identity)
+        identity = self._cleaned(self._do(me, "identity", driver.identity))
         if self._identity is not None and not identity.same_device(self._identity):
             raise WrongIdentity(f"{identity} answers where {self._identity} was; put it back, or configure the new one")
         with self._turn(me):
@@ -641,6 +645,9 @@ class Supervisor:
             self._log.error("driver raised something unexpected", error=reason, exc_info=error)
         self._enter(State.FAILED, reason)
 
+    def _cleaned(self, identity: Identity) -> Identity:
+        return Identity(*(self._clean(getattr(identity, one.name)) for one in fields(identity)))
+
     def _remember(self, error: Exception, reason: str) -> None:
         now_ns, before = self._clock.now_ns(), self._failures[-1] if self._failures else None
         if before is not None and before.message == reason:
@@ -689,14 +696,19 @@ class Supervisor:
                 result = self._do(me, "call", lambda act=act: act(driver))  # type: ignore[misc]
             except ParameterError as error:
                 self._refused += 1
-                future.set_exception(error)
+                future.set_exception(self._told(error))
             except InstrumentError as error:
-                future.set_exception(error)
+                future.set_exception(self._told(error))
                 raise
             except Exception as error:
-                future.set_exception(error)
+                future.set_exception(self._told(error))
             else:
                 future.set_result(result)
+
+    def _told(self, error: Exception) -> Exception:
+        """The error without what nobody may read."""
+        error.args = tuple(self._clean(one) if isinstance(one, str) else one for one in error.args)
+        return error
 
     def _fail_calls(self) -> None:
         while self._calls:

@@ -7,7 +7,7 @@ import errno
 import gc
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,7 +31,7 @@ from scidaq.catalog import (
 from scidaq.clock import STEP_NS, Clock, SystemClock
 from scidaq.errors import CatalogDamaged, CatalogError, ConfigError, RequestError, ScidaqError, WriteFailed
 from scidaq.instruments import SETTINGS, InstrumentStats, Supervision
-from scidaq.observe import Health, Metrics
+from scidaq.observe import Health, Metrics, Redactor
 from scidaq.pipeline import Door, Hold, Intake, IntakeStats, Ring, RingStats
 from scidaq.query import Position, Reader, snapshot_at
 from scidaq.station import watching
@@ -111,6 +111,7 @@ class Station:
         self._clock = clock or SystemClock()
         self._files = files or system_files()
         self._stack = ExitStack()
+        self._redactor = Redactor()
         self._lock = threading.Lock()
         self._rings: dict[str, Ring] = {}
         self._holds: dict[str, Hold] = {}
@@ -195,7 +196,7 @@ class Station:
         self._started_ns = clock.now_ns()
         self._facts.append(STARTED, self._said | {"quarantined": len(self.recovered.quarantined)})
         self._recording = True
-        self._supervision, self._seen = Supervision(clock), None
+        self._supervision, self._seen = Supervision(clock, clean=self._redactor.text), None
         self._open_runs()
         watch = threading.Thread(target=self._watch_clock, name="clock-watch", daemon=True)
         watch.start()
@@ -457,6 +458,7 @@ class Station:
             clock,
             interval_s,
             lambda: watching.not_ready(self._recorder),
+            self._redactor,
         )
         written = self._recorder.written_bytes
         watch = watching.Watch(self.plan.data_dir, clock, self.health, written, interval_s)
@@ -584,6 +586,10 @@ class Station:
         what, newest_ns = max(known, key=lambda one: one[1])
         if (behind_ns := newest_ns - self._clock.now_ns()) > STEP_NS:
             log.warning("the clock of this machine lies in the past; check it", since=what, by_s=behind_ns / 1e9)
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """What must never be in anything that drivers say and others read; to be told before the station is entered."""
+        self._redactor.hide(secrets)
 
     def stats(self) -> StationStats:
         """A snapshot, from any thread."""
