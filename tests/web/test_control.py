@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scidaq.catalog import NewHold, NewNote, NewRun, NoteChanges, RunActs, RunChanges
+from scidaq.cli import keys
 from scidaq.cli.control import acts
 from scidaq.cli.runs import run_acts
 from scidaq.errors import RequestError, StationBusy
-from scidaq.station import Station, StationPlan
+from scidaq.station import Serving, Station, StationPlan
 from scidaq.testing import FakeClock
 from scidaq.web import KeyStore, SecurityOptions, ServerOptions, open_doors
 
@@ -22,8 +25,8 @@ FAR_NS = 1 << 62
 def near(tmp_path: Path, runtime: Path) -> Iterator[Station]:
     data_dir = tmp_path / "data"
     with Station(StationPlan(data_dir)) as station:
-        keys = KeyStore(data_dir, FakeClock())
-        with open_doors(station, station.stats().uuid, keys, ServerOptions(enabled=False), SecurityOptions()):
+        store = KeyStore(data_dir, FakeClock())
+        with open_doors(station, station.stats().uuid, store, ServerOptions(enabled=False), SecurityOptions()):
             yield station
 
 
@@ -73,3 +76,28 @@ def test_a_station_without_a_door_is_told(tmp_path: Path, runtime: Path) -> None
         assert acts(tmp_path / "data") is None
         with pytest.raises(StationBusy, match="cannot be reached"), run_acts(tmp_path / "data"):
             pass
+
+
+def test_keys_are_made_by_the_station_which_notes_it(near: Station, capsys: pytest.CaptureFixture[str]) -> None:
+    data_dir = near.plan.data_dir
+    keys.create("plots / room 12", ["read"], days=2.0, as_json=True, data_dir=data_dir)
+
+    def printed() -> Any:
+        out = capsys.readouterr().out  # behind what the log says
+        return json.loads(out[max(out.rfind("\n{\n"), out.rfind("\n[\n"), 0) :])
+
+    made = printed()
+    store = KeyStore(data_dir, FakeClock())
+    assert [key.name for key in store.all()] == ["plots / room 12"]
+    keys.rotate("plots / room 12", grace_hours=1.0, as_json=True, data_dir=data_dir)
+    assert printed()["key"] != made["key"]
+    keys.revoke(made["id"], data_dir=data_dir)
+    keys.list_keys(as_json=True, data_dir=data_dir)
+    assert [key["state"] for key in printed()] == ["revoked", "valid"]
+    with pytest.raises(RequestError, match="there is no valid key 'x'"):
+        keys.revoke("x", data_dir=data_dir)
+    with pytest.raises(RequestError, match="days"):
+        keys.create("y", ["read"], days=-1.0, data_dir=data_dir)
+    acts = [fact.data["act"] for fact in Serving(near).audited(None, 10)]
+    assert "POST /api/v1/keys" in acts
+    assert f"DELETE /api/v1/keys/{made['id']}" in acts

@@ -1,19 +1,23 @@
-"""`scidaq keys`: who may come in over HTTP. Works beside a running station, and without one."""
+"""`scidaq keys`: who may come in over HTTP. A running station makes the change itself, so that it is in the audit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import orjson
 import typer
 
 from scidaq.cli.options import AsJson, ConfigFiles, DataDir, directory
-from scidaq.errors import RequestError
+from scidaq.errors import RequestError, Unknown
 
 if TYPE_CHECKING:
-    from scidaq.web import Key, KeyStore
+    from scidaq.web import Control, Key, KeyStore
 
+Told = dict[str, Any]
+"""What may be shown of a key."""
 SHOWN_ONCE = "this is the only time that the key is shown:"
 
 app = typer.Typer(
@@ -36,15 +40,13 @@ def create(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key, and show it: once."""
-    key, given = _store(config, data_dir).create(name, scope, None if forever else days)
-    _show_new(key, given, as_json)
+    _show_new(_keys(config, data_dir).create(name, scope, None if forever else days), as_json)
 
 
 @app.command(name="list")
 def list_keys(as_json: AsJson = False, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
     """List the keys, those that are no longer valid too; what they open with is kept nowhere."""
-    store = _store(config, data_dir)
-    keys = [key.told(store.now_ns) for key in store.all()]
+    keys = _keys(config, data_dir).all()
     if as_json:
         print(orjson.dumps(keys, option=orjson.OPT_INDENT_2).decode())
         return
@@ -70,8 +72,8 @@ def list_keys(as_json: AsJson = False, config: ConfigFiles = None, data_dir: Dat
 @app.command()
 def revoke(which: Which, config: ConfigFiles = None, data_dir: DataDir = None) -> None:
     """Make a key invalid at once."""
-    key = _store(config, data_dir).revoke(which)
-    print(f"revoked {key.id} ({key.name})")
+    key = _keys(config, data_dir).revoke(which)
+    print(f"revoked {key['id']} ({key['name']})")
 
 
 @app.command()
@@ -83,8 +85,7 @@ def rotate(
     data_dir: DataDir = None,
 ) -> None:
     """Make a new key in the place of one, which stays valid for a while."""
-    key, given = _store(config, data_dir).rotate(which, grace_hours)
-    _show_new(key, given, as_json)
+    _show_new(_keys(config, data_dir).rotate(which, grace_hours), as_json)
 
 
 @app.command()
@@ -98,21 +99,92 @@ def link(config: ConfigFiles = None, data_dir: DataDir = None) -> None:
     print(control.call("POST", "/api/v1/session/link")["link"])
 
 
-def _show_new(key: Key, given: str, as_json: bool) -> None:
+def _show_new(key: Told, as_json: bool) -> None:
     if as_json:
-        content: dict[str, Any] = {"id": key.id, "name": key.name, "scopes": list(key.scopes), "key": given}
-        print(orjson.dumps(content | {"expires_ns": key.expires_ns}, option=orjson.OPT_INDENT_2).decode())
+        content = {name: key[name] for name in ("id", "name", "scopes", "key", "expires_ns")}
+        print(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
         return
-    print(f"{key.id} ({key.name}), for {', '.join(key.scopes)}; {SHOWN_ONCE}")
-    print(given)
+    print(f"{key['id']} ({key['name']}), for {', '.join(key['scopes'])}; {SHOWN_ONCE}")
+    print(key["key"])
 
 
-def _store(config: list[Path] | None, data_dir: Path | None) -> KeyStore:
+# ---- where they are -------------------------------------------------------------------------------------------------
+
+
+class Keys(Protocol):
+    """The keys of a station. What is told of one is what the HTTP interface tells, a new one with its `key`."""
+
+    def all(self) -> list[Told]:
+        """All of them, oldest first."""
+
+    def create(self, name: str, scopes: Sequence[str], days: float | None) -> Told:
+        """A new one. Raises `RequestError`."""
+
+    def revoke(self, which: str) -> Told:
+        """Make one invalid. Raises `RequestError`."""
+
+    def rotate(self, which: str, grace_hours: float) -> Told:
+        """A new one in the place of another. Raises `RequestError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FarKeys:
+    """Those of a station that runs: it makes the change, and notes who did it."""
+
+    control: Control
+
+    def all(self) -> list[Told]:
+        found: list[Told] = self._call("GET", "")["items"]
+        return found
+
+    def create(self, name: str, scopes: Sequence[str], days: float | None) -> Told:
+        return self._call("POST", "", {"name": name, "scopes": list(scopes), "days": days})
+
+    def revoke(self, which: str) -> Told:
+        return self._call("DELETE", f"/{self._id(which)}")
+
+    def rotate(self, which: str, grace_hours: float) -> Told:
+        return self._call("POST", f"/{self._id(which)}/rotate", {"grace_hours": grace_hours})
+
+    def _id(self, which: str) -> str:
+        """Of a valid key, by its id or its name, which need not fit into a path."""
+        for key in self.all():
+            if which in (key["id"], key["name"]) and key["state"] == "valid":
+                return str(key["id"])
+        raise Unknown(f"there is no valid key {which!r}; `scidaq keys list` shows those there are")
+
+    def _call(self, method: str, path: str, content: Told | None = None) -> Told:
+        said: Told = self.control.call(method, f"/api/v1/keys{path}", content)
+        return said
+
+
+@dataclass(frozen=True, slots=True)
+class NearKeys:
+    """Those of a data directory that no station runs on, or one that cannot be reached."""
+
+    store: KeyStore
+
+    def all(self) -> list[Told]:
+        return [key.told(self.store.now_ns) for key in self.store.all()]
+
+    def create(self, name: str, scopes: Sequence[str], days: float | None) -> Told:
+        return self._new(*self.store.create(name, scopes, days))
+
+    def revoke(self, which: str) -> Told:
+        return self.store.revoke(which).told(self.store.now_ns)
+
+    def rotate(self, which: str, grace_hours: float) -> Told:
+        return self._new(*self.store.rotate(which, grace_hours))
+
+    def _new(self, key: Key, given: str) -> Told:
+        return key.told(self.store.now_ns) | {"key": given}
+
+
+def _keys(config: list[Path] | None, data_dir: Path | None) -> Keys:
     """The keys of a data directory. Raises `ForeignDirectory` for one that is none."""
     from scidaq.clock import SystemClock
-    from scidaq.store import read_station
-    from scidaq.web import KeyStore
+    from scidaq.web import KeyStore, connect_control
 
     path = directory(config, data_dir)
-    read_station(path)
-    return KeyStore(path, SystemClock())
+    control = connect_control(path)
+    return FarKeys(control) if control is not None else NearKeys(KeyStore(path, SystemClock()))
