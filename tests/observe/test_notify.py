@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from email import message_from_bytes, policy
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -231,6 +232,38 @@ def test_a_destination_that_hangs_holds_up_neither_another_nor_the_end(monkeypat
         began = time.monotonic()
     assert time.monotonic() - began < 5
     goes_on.set()
+
+
+def test_others_are_told_from_a_reload_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(notify, "LOOK_S", 0.01)
+    now = [report(a=H)]
+    with hook() as first, hook() as second:
+        nobody = NotifyOptions(hold_off_s=0, group_s=0)
+        one = replace(nobody, webhooks=(WebhookOptions(first.url),))
+        both = replace(one, webhooks=(*one.webhooks, WebhookOptions(second.url)))
+        with Notifier(nobody, "lab", SystemClock(), lambda: now[0], dict) as notifier:
+            now[0] = report(a=U)
+            notifier.change(one)
+            wait_for(lambda: len(first.got) == 1)
+            notifier.change(both)
+            now[0] = report(a=H)
+            wait_for(lambda: (len(first.got), len(second.got)) == (2, 1))
+            notifier.change(nobody)
+            now[0] = report(a=U)
+            counts = {s.labels: s.value for s in notifier.samples()}
+            assert counts[("webhook", "sent")] == 3, "what was counted stays"
+        assert (len(first.got), len(second.got)) == (2, 1)
+
+
+def test_losses_of_a_time_in_which_they_were_not_told_are_no_news():
+    quiet, loud = NotifyOptions(hold_off_s=0, gaps=False), NotifyOptions(hold_off_s=0)
+    news = News(quiet, "lab", {})
+    assert news.due(report(a=H), {("a/b", "overflow"): (1, 5)}, 0) is None
+    news.change(loud)
+    assert news.due(report(a=H), {("a/b", "overflow"): (1, 5)}, 1) is None
+    message = news.due(report(a=H), {("a/b", "overflow"): (2, 7)}, 2)
+    assert message is not None
+    assert message.lost == (Lost("a/b", "overflow", 1, 2),)
 
 
 def _has(got: list[Any], count: int) -> bool:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -28,7 +29,10 @@ from scidaq.clock import Clock
 if TYPE_CHECKING:
     from scidaq.catalog import NewRun
     from scidaq.config import Again, Config
+    from scidaq.observe import Notifier
     from scidaq.station import Station, StationStats
+
+log = structlog.get_logger(__name__)
 
 TABLE_S = 0.5
 LINES_S = 5.0
@@ -96,9 +100,10 @@ def record(
         Logs(config.logging, config.station.data_dir / "logs", clock, secrets) as logs,
         Service() as service,
     ):
-        with Station(replace(config.plan(clock), run=run), clock) as station:
+        station = Station(replace(config.plan(clock), run=run), clock)
+        station.hide(secrets)
+        with station:
             logs.begin_file()
-            station.health.hide(secrets)
             station.health.add(logs.check())
             station.metrics.add(logs.samples)
             notifier = Notifier(config.notify, config.station.name, clock, lambda: station.health.last, station.losses)
@@ -108,14 +113,14 @@ def record(
 
             def hide(secrets: Sequence[str]) -> None:
                 logs.hide(secrets)
-                station.health.hide(secrets)
+                station.hide(secrets)
 
             reloader = Reloader(
                 config,
                 again,
                 station,
                 clock,
-                [lambda new: logs.set_levels(new.logging.level, new.logging.levels)],
+                [lambda new: logs.set_levels(new.logging.level, new.logging.levels), partial(_tell_others, notifier)],
                 hide,
             )
             ticks = _ticks(clock, asked, every_s, seconds)
@@ -126,6 +131,16 @@ def record(
                 (_watch if live else _tell)(console, station, ticks) if demo else deque(ticks, 0)
             service.stopping()
         return station.stats()
+
+
+def _tell_others(notifier: Notifier, config: Config) -> None:
+    """Whom the notifier tells, from now on."""
+    from scidaq.errors import ConfigError
+
+    try:
+        notifier.change(config.notify)
+    except ConfigError as error:
+        log.error("the same are told as before", error=str(error))
 
 
 def _status(station: Station) -> str:

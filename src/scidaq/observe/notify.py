@@ -9,7 +9,7 @@ own: one that does not answer holds up no other, and is tried again with growing
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from scidaq.clock import Clock
 from scidaq.errors import ConfigError
 from scidaq.observe.health import Report, utc
 from scidaq.observe.metrics import Sample
-from scidaq.options import Secret
+from scidaq.options import LIVE, Secret
 from scidaq.stats import Status
 
 log = structlog.get_logger(__name__)
@@ -129,19 +129,19 @@ class NotifyOptions:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    hold_off_s: Annotated[float, Ge(0)] = 30.0
+    hold_off_s: Annotated[float, Ge(0), LIVE] = 30.0
     """How long a change has to stay before it is told."""
-    group_s: Annotated[float, Ge(0)] = 60.0
+    group_s: Annotated[float, Ge(0), LIVE] = 60.0
     """The least time between two messages; what changes meanwhile goes into the next."""
-    degraded: bool = True
+    degraded: Annotated[bool, LIVE] = True
     """Whether components that become degraded are told too, or only those that become unhealthy."""
-    gaps: bool = True
+    gaps: Annotated[bool, LIVE] = True
     """Whether lost rows are told."""
-    webhooks: tuple[WebhookOptions, ...] = ()
+    webhooks: Annotated[tuple[WebhookOptions, ...], LIVE] = ()
     """Addresses that messages are sent to."""
-    emails: tuple[EmailOptions, ...] = ()
+    emails: Annotated[tuple[EmailOptions, ...], LIVE] = ()
     """Mail servers with recipients."""
-    mqtt: tuple[MqttOptions, ...] = ()
+    mqtt: Annotated[tuple[MqttOptions, ...], LIVE] = ()
     """Brokers."""
 
 
@@ -235,10 +235,21 @@ class News:
         """Since when rows are lost that were not told."""
         self._next_s = float("-inf")
 
+    @property
+    def options(self) -> NotifyOptions:
+        """By which it goes."""
+        return self._options
+
+    def change(self, options: NotifyOptions) -> None:
+        """Go by other options; what was told stays told."""
+        self._options = options
+
     def due(self, report: Report | None, losses: Losses, now_s: float) -> Message | None:
         """The message that has to be sent now, if any."""
         self._look(report, now_s)
-        new = self._new(losses) if self._options.gaps else ()
+        if not self._options.gaps:
+            self._losses = dict(losses)  # when they are told again, these are no news
+        new = self._new(losses)
         self._lost_s = None if not new else now_s if self._lost_s is None else self._lost_s
         hold_s = self._options.hold_off_s
         names = [name for name, (_, since_s) in self._seen.items() if now_s - since_s >= hold_s]
@@ -293,7 +304,7 @@ class Webhook:
     """POST to an address."""
 
     def __init__(self, options: WebhookOptions) -> None:
-        self._options, self.name = options, "webhook"
+        self.options, self.name = options, "webhook"
 
     def send(self, message: Message) -> None:
         """Delivered when the answer is a 2xx; another address in the answer is not followed."""
@@ -305,7 +316,7 @@ class Webhook:
             def redirect_request(self, *_: Any) -> None:
                 return None
 
-        body, o = message.as_json(), self._options
+        body, o = message.as_json(), self.options
         headers = {"Content-Type": "application/json", "User-Agent": "scidaq", "X-Scidaq-Time": utc(message.at_ns)}
         if o.secret:
             signed = headers["X-Scidaq-Time"].encode() + b"." + body
@@ -320,7 +331,7 @@ class Email:
     """A message by SMTP."""
 
     def __init__(self, options: EmailOptions) -> None:
-        self._options, self.name = options, "email"
+        self.options, self.name = options, "email"
 
     def send(self, message: Message) -> None:
         """Delivered when the server has taken it for everybody."""
@@ -328,7 +339,7 @@ class Email:
         import ssl
         from email.message import EmailMessage
 
-        o = self._options
+        o = self.options
         mail = EmailMessage()
         mail["Subject"], mail["From"], mail["To"] = message.subject, o.sender, ", ".join(o.recipients)
         mail.set_content(message.text)
@@ -351,7 +362,7 @@ class Mqtt:
     """A message to a broker, confirmed by it."""
 
     def __init__(self, options: MqttOptions) -> None:
-        self._options, self.name = options, "mqtt"
+        self.options, self.name = options, "mqtt"
         try:
             import paho.mqtt.client  # noqa: F401
         except ImportError:
@@ -362,7 +373,7 @@ class Mqtt:
         from paho.mqtt.client import Client
         from paho.mqtt.enums import CallbackAPIVersion
 
-        o = self._options
+        o = self.options
         client = Client(CallbackAPIVersion.VERSION2)
         client.connect_timeout = o.timeout_s
         if o.tls:
@@ -401,7 +412,7 @@ class _Courier:
 
     destination: Destination
     clock: Clock
-    stop: threading.Event
+    stop: threading.Event = field(default_factory=threading.Event)
     waiting: deque[Message] = field(default_factory=deque)
     come: threading.Event = field(default_factory=threading.Event)
     sent: int = 0
@@ -412,6 +423,16 @@ class _Courier:
     def start(self) -> None:
         self.thread = threading.Thread(target=self._run, name=f"notify-{self.destination.name}", daemon=True)
         self.thread.start()
+
+    def end(self) -> None:
+        """Try what waits once more, then end."""
+        self.stop.set()
+        self.come.set()
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Of messages, by destination and what became of them."""
+        name = self.destination.name
+        return {(name, "sent"): self.sent, (name, "failed"): self.failed, (name, "dropped"): self.dropped}
 
     def put(self, message: Message) -> None:
         if len(self.waiting) >= CAPACITY:
@@ -464,29 +485,63 @@ class Notifier:
         to: Sequence[Destination] | None = None,
     ) -> None:
         """`report` and `losses` are asked every second, and must not wait."""
-        self._clock, self._report, self._losses = clock, report, losses
-        self._stop = threading.Event()
+        self._clock, self._station, self._report, self._losses = clock, station, report, losses
+        self._stop, self._lock = threading.Event(), threading.Lock()
         self._news = News(options, station, losses())
-        self._couriers = [_Courier(d, clock, self._stop) for d in (destinations(options) if to is None else to)]
-        self._thread = threading.Thread(target=self._run, name="notify", daemon=True)
+        self._couriers = [_Courier(d, clock) for d in (destinations(options) if to is None else to)]
+        self._before: Counter[tuple[str, str]] = Counter()
+        """What those have counted that are no longer there."""
+        self._entered = False
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        if self._couriers:
-            for courier in self._couriers:
-                courier.start()
-            self._thread.start()
+        with self._lock:
+            self._entered = True
+            self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._entered = False
         self._stop.set()
-        if not self._couriers:
-            return
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         deadline = self._clock.monotonic_s() + CLOSE_S
         for courier in self._couriers:
-            courier.come.set()
+            courier.end()
+        for courier in self._couriers:
             if courier.thread is not None:
                 courier.thread.join(max(0.0, deadline - self._clock.monotonic_s()))
+
+    def change(self, options: NotifyOptions) -> None:
+        """Go by other options from now on. Destinations that stay keep what waits for them; others try that once more.
+
+        Raises `ConfigError` where a library is missing, and then goes on as before.
+        """
+        wanted = list(destinations(options))
+        with self._lock:
+            self._news.change(options)
+            stay: list[_Courier] = []
+            leave: list[_Courier] = []
+            for courier in self._couriers:
+                same = [one for one in wanted if _same(one, courier.destination)]
+                (stay if same else leave).append(courier)
+                wanted = [one for one in wanted if one is not (same[0] if same else None)]
+            for courier in leave:
+                self._before.update(courier.counts())
+                courier.end()
+            self._couriers = [*stay, *(_Courier(one, self._clock) for one in wanted)]
+            if self._entered:
+                self._start()
+
+    def _start(self) -> None:
+        for courier in self._couriers:
+            if courier.thread is None:
+                courier.start()
+        if self._couriers and self._thread is None:
+            self._news = News(self._news.options, self._station, self._losses())
+            self._thread = threading.Thread(target=self._run, name="notify", daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
         while True:
@@ -502,9 +557,18 @@ class Notifier:
 
     def samples(self) -> Iterator[Sample]:
         """Its metrics."""
-        for one in self._couriers:
-            name = one.destination.name
-            yield Sample("scidaq_notifications_total", (name, "sent"), one.sent)
-            yield Sample("scidaq_notifications_total", (name, "failed"), one.failed)
-            yield Sample("scidaq_notifications_total", (name, "dropped"), one.dropped)
-            yield Sample("scidaq_queue_depth", ("notify",), len(one.waiting))
+        with self._lock:
+            couriers, counts = self._couriers, Counter(self._before)
+        waiting = 0
+        for one in couriers:
+            counts.update(one.counts())
+            waiting += len(one.waiting)
+        for labels, count in counts.items():
+            yield Sample("scidaq_notifications_total", labels, count)
+        if couriers:
+            yield Sample("scidaq_queue_depth", ("notify",), waiting)
+
+
+def _same(one: Destination, other: Destination) -> bool:
+    """Whether both are one destination with the same options."""
+    return type(one) is type(other) and getattr(one, "options", one) == getattr(other, "options", other)
