@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from scidaq.instruments import Failure, InstrumentStats, Level, Parameter, State
 from scidaq.query import (
     Buckets,
     Drawn,
-    Fold,
     Grid,
     Lane,
     Place,
@@ -35,7 +34,7 @@ from scidaq.query import (
     overview,
     shown,
 )
-from scidaq.station.live import Happening, ViewWanted, Watch, grid_step_ns
+from scidaq.station.live import Happening, ViewWanted, Watch
 from scidaq.station.pushing import Follower, Pushing, follow, push, takes
 from scidaq.store import gaps
 
@@ -307,35 +306,16 @@ class Serving:
             lanes = (lanes_of if wanted.kind == "lines" else arrays_of)(schema, wanted.channels)
         return self._station.live.watch(wanted, deliver), lanes
 
-    def since(self, wanted: ViewWanted, start_ns: int, stop_ns: int) -> list[Buckets]:
-        """What a view would have shown of `start_ns <= time < stop_ns`, rows that are not durable yet included."""
-        length = max(1, stop_ns - start_ns)
-        step_ns = max(wanted.step_ns, grid_step_ns(length // SINCE_BUCKETS))
-        fold = Fold(wanted.stream, wanted.channels, step_ns)
-        ring = self._station._rings.get(wanted.stream)
-        recent = ring.recent() if ring is not None else []  # first: what it lets go of meanwhile can be read
-        behind = (-1, -1)
-        rows = 0
-        with self._reader() as reader:
-            try:
-                for item in reader.blocks(wanted.stream, start_ns, stop_ns):
-                    fold.take(item)
-                    if isinstance(item, Block):
-                        behind, rows = (item.epoch, item.end), rows + item.rows
-                    if rows > SCAN_ROWS:
-                        raise RequestError(f"more than {SCAN_ROWS} rows lie between: ask for them over HTTP")
-            except UnknownStream:
-                if ring is None:
-                    raise
-        for entry in recent:
-            if isinstance(entry, Block) and (entry.epoch, entry.end) > behind:
-                if entry.epoch == behind[0] and entry.first < behind[1]:
-                    entry = entry.slice(behind[1], entry.end)
-                times = entry.time_ns()
-                first, end = (int(times.searchsorted(t, "left")) for t in (start_ns, stop_ns))
-                if first < end:
-                    fold.take(entry.slice(entry.first + first, entry.first + end))
-        return fold.changed()
+    def since(self, wanted: ViewWanted, start_ns: int, stop_ns: int) -> Drawn:
+        """What a view would have shown of `start_ns <= time < stop_ns`, rows that are not durable yet included; in
+        longer buckets where these would be more than `SINCE_BUCKETS`."""
+        first_ns = start_ns
+        with self._reader() as reader, suppress(UnknownStream):
+            known = [one.first_ns for one in reader.summary(wanted.stream) if one.first_ns is not None]
+            first_ns = min(known, default=start_ns)
+        start_ns = min(max(start_ns, first_ns), stop_ns - 1)
+        width = max(1, min(SINCE_BUCKETS // 2, (stop_ns - start_ns) // wanted.step_ns))
+        return self.view(wanted.stream, wanted.channels, start_ns, stop_ns, width)
 
     def view(
         self,

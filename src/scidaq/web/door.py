@@ -104,7 +104,7 @@ class StationDoor(Protocol):
     ) -> tuple[Watch, tuple[Lane, ...]]:
         """Look at a view from now on; `deliver` gets what changed, and then nothing before `Watch.taken`."""
 
-    def since(self, wanted: ViewWanted, start_ns: int, stop_ns: int) -> list[Buckets]:
+    def since(self, wanted: ViewWanted, start_ns: int, stop_ns: int) -> Drawn:
         """What a view would have shown of a time in the past, rows that are not durable yet included."""
 
     def view(

@@ -457,14 +457,15 @@ class _Viewer:
         stop_ns = self._all.station.now_ns() if begins_ns is None else begins_ns
         if since_ns >= stop_ns or wanted.kind != "lines":
             return
-        frames = await run_in_threadpool(self._history, one.view, since_ns, stop_ns)
+        frame, unfinished_ns = await run_in_threadpool(self._history, one.view, since_ns, stop_ns)
         if self._views.get(one.id) is one:
-            for frame in frames:
-                self._send(frame)
+            self._send(frame)
+            if unfinished_ns is not None:
+                self.tell_skipped(one.id, 1, unfinished_ns, stop_ns)
 
-    def _history(self, view: _View, since_ns: int, stop_ns: int) -> list[bytes]:
+    def _history(self, view: _View, since_ns: int, stop_ns: int) -> tuple[bytes, int | None]:
         found = self._all.station.since(view.wanted, since_ns, stop_ns)
-        return [framed(frame_of(buckets, view.key, -1, history=True)) for buckets in found]
+        return framed(frame_of(found.buckets, view.key, -1, history=True)), found.unfinished_ns
 
     async def _listen(self, said: SubscribeEvents) -> None:
         self._room(said.id)
