@@ -41,6 +41,8 @@ class Seen:
     """How old the newest row was when its frame came."""
     oldest_s: list[float] = field(default_factory=list)
     """How old the oldest row was that no frame before had."""
+    waited_s: list[float] = field(default_factory=list)
+    """Time from one frame of a viewer to its next."""
     skipped: int = 0
 
     def percentiles_ms(self, ages: list[float]) -> tuple[float, float]:
@@ -73,7 +75,7 @@ class _Viewer(asyncio.Protocol):
     def __init__(self, door: Door, seen: Seen, times: Callable[[memoryview], tuple[int, int]]) -> None:
         self._door, self._seen, self._times = door, seen, times
         self._buffer, self._upgraded = bytearray(), False
-        self._newest = 0
+        self._newest = self._came_ns = 0
         self.ready = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
@@ -123,7 +125,9 @@ class _Viewer(asyncio.Protocol):
             seen.frames, seen.bytes = seen.frames + 1, seen.bytes + len(payload)
             seen.newest_s.append((now_ns - newest) / 1e9)
             seen.oldest_s.append((now_ns - (max(first, self._newest) if self._newest else newest)) / 1e9)
-            self._newest = newest
+            if self._came_ns:
+                seen.waited_s.append((now_ns - self._came_ns) / 1e9)
+            self._newest, self._came_ns = newest, now_ns
 
 
 def masked(payload: bytes, first: int = 0x81) -> bytes:
@@ -168,6 +172,7 @@ def look(there: Connection, doors: list[Door], ours: bool, stall: int) -> None:
                 seen.frames = seen.bytes = seen.skipped = 0
                 seen.newest_s.clear()
                 seen.oldest_s.clear()
+                seen.waited_s.clear()
                 seen.seconds = begin
         seen.seconds = time.monotonic() - seen.seconds
         there.send(seen)

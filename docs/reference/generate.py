@@ -270,7 +270,7 @@ neither over a gap nor into another epoch, so a cell may have several. Its `min`
 Each frame has the buckets that changed since the frame before. The newest is not full yet and comes again with the same `t0`: **a
 bucket takes the place of the one with the same `t0`**. Rows that come late (a source that catches up) are buckets in the past.
 
-**Nothing is missing.** With `since_ns` a client that was cut off gets what it missed, as one or more frames before the first live one, and
+**Nothing is missing.** With `since_ns` a client that was cut off gets what it missed, as a frame before the first live one, and
 nothing twice; its buckets may be longer than those that follow, each frame has its `step_ns`. A client that is too slow gets the newest
 frame when it takes some again, and before it `skipped` with the stretch that it can ask for over HTTP. One that takes nothing for
 `server.live_stall_seconds` is cut off. A key that is revoked or expires ends its connections within seconds, with the code 4401."""
