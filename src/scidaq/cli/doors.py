@@ -31,6 +31,7 @@ def doors(
     station: Station, reloader: Reloader, clock: Clock, logs: LogTail, *, any_port: bool
 ) -> Iterator[tuple[WebServer, FlightDoor]]:
     """The ports of HTTP and Flight, and the control socket, whose address is noted beside the data while it is open."""
+    from scidaq.observe import Check
     from scidaq.store import note_control, system_files
     from scidaq.web import FlightDoor, KeyStore, open_doors
 
@@ -46,7 +47,9 @@ def doors(
     ):
         web.first_key = first
         station.metrics.add(lambda: _samples(web))
-        station.metrics.add(lambda: _flight_samples(flight.stats()))
+        if flight.address:
+            station.metrics.add(lambda: _flight_samples(flight.stats()))
+            station.health.add(Check("flight", flight.judge, critical=False))
         station.metrics.add(lambda: _live_samples(web, station))
         with suppress(OSError):  # a full disk: then it is found where it always is
             note_control(data_dir, files, web.control)

@@ -21,7 +21,7 @@ import orjson
 import structlog
 
 from scidaq.errors import StationError
-from scidaq.stats import field_of
+from scidaq.stats import Status, Verdict, field_of
 from scidaq.web.options import FlightOptions, SecurityOptions
 
 if TYPE_CHECKING:
@@ -345,6 +345,15 @@ class FlightDoor:
         return True
 
     # ---- what is counted ----
+
+    def judge(self) -> Verdict:
+        """How the door is, for health: recording does not depend on it, so it is degraded at worst."""
+        stats = self.stats()
+        details = {"restarts": stats.restarts, "calls": stats.calls}
+        if self.address and not stats.running:
+            why = "the Flight process has ended and is being begun again; the log says why"
+            return Verdict(Status.DEGRADED, why, details, critical=False)
+        return Verdict(Status.HEALTHY, "", details, critical=False)
 
     def stats(self) -> FlightStats:
         """A snapshot, from any thread."""
