@@ -12,6 +12,7 @@ lost, damaged, or no longer true. Their names say what they cover, so nothing is
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -337,14 +338,12 @@ class Pyramid:
             raise Corrupt(path, 0, "a summary that is not whole")
         try:
             schema = _schema_of(segment.epoch)
-            out = []
-            entries = segment.entries
-            for i, entry in enumerate(entries):
-                following = entries[i + 1].t0_ns if i + 1 < len(entries) else None
-                if stop_ns is not None and entry.t0_ns >= stop_ns:
-                    break
-                if start_ns is not None and following is not None and following < start_ns:
-                    continue  # all of its buckets end before the next begins
+            out: list[Chunk] = []
+            begins = [entry.t0_ns for entry in segment.entries]
+            # Time does not go back in a file: all buckets of a batch end before the next batch begins.
+            low = 0 if start_ns is None else max(0, bisect_left(begins, start_ns) - 1)
+            high = len(begins) if stop_ns is None else bisect_left(begins, stop_ns)
+            for i in reversed(range(low, high)):  # from behind: what lies before `after` is not read
                 chunk = _chunk(segment.block_at(i), schema)
                 keep = np.ones(len(chunk), np.bool_)
                 if start_ns is not None:
@@ -356,7 +355,9 @@ class Pyramid:
                 chosen = np.flatnonzero(keep)
                 if len(chosen):
                     out.append(chunk[int(chosen[0]) : int(chosen[-1]) + 1])
-            return out
+                if chunk.begin <= after:
+                    break
+            return out[::-1]
         except (KeyError, ValueError, TypeError, IndexError, InvalidBlock) as error:
             raise Corrupt(path, 0, f"a summary that cannot be read: {error}") from error
 
@@ -476,6 +477,8 @@ class Overview:
 
     chunks: list[Chunk]
     end: Position
+    last_ns: int
+    """Time of the last row before `end`."""
     damaged: Part | None = None
     """A file that could not be read: what it has comes from elsewhere."""
 
@@ -493,9 +496,9 @@ def overview(
         level += 1
     if level < 0:
         return None
-    chunks, end, damaged, gone = _gathered(pyramid, level, start_ns, stop_ns)
+    chunks, end, last_ns, damaged, gone = _gathered(pyramid, level, start_ns, stop_ns)
     for _ in range(_TRIES if gone else 0):
-        chunks, end, damaged, gone = _gathered(pyramid, level, start_ns, stop_ns)
+        chunks, end, last_ns, damaged, gone = _gathered(pyramid, level, start_ns, stop_ns)
         if not gone:
             break
     if damaged is None and not gone:  # nothing is missing between files and memory
@@ -505,8 +508,8 @@ def overview(
                 shown = np.flatnonzero(keep & (chunk.t1 >= start_ns) & (chunk.t0 < stop_ns))
                 if len(shown):
                     chunks.append(chunk[int(shown[0]) : int(shown[-1]) + 1])
-                end = chunk.end
-    return Overview(chunks, end, damaged) if end != START else None
+                end, last_ns = chunk.end, int(chunk.t1[-1])
+    return Overview(chunks, end, last_ns, damaged) if end != START else None
 
 
 _TRIES = 4
@@ -515,14 +518,14 @@ _TRIES = 4
 
 def _gathered(
     pyramid: Pyramid, level: int, start_ns: int, stop_ns: int
-) -> tuple[list[Chunk], Position, Part | None, bool]:
-    """What files have from a level down: buckets, behind which rows there are none, what could not be read, and whether
-    one was gone."""
+) -> tuple[list[Chunk], Position, int, Part | None, bool]:
+    """What files have from a level down: buckets, behind which rows there are none, the time of the last of these, what
+    could not be read, and whether one was gone."""
     parts = pyramid.parts()
     while level > 0 and not parts[level]:
         level -= 1
     chunks: list[Chunk] = []
-    end, damaged, gone = START, None, False
+    end, last_ns, damaged, gone = START, 0, None, False
     for k in range(level, -1, -1):
         for part in parts[k]:
             if part.end <= end:
@@ -536,8 +539,8 @@ def _gathered(
                 except (Corrupt, OSError):
                     damaged = part
                     break
-            end = part.end
-    return chunks, end, damaged, gone
+            end, last_ns = part.end, part.t1_ns
+    return chunks, end, last_ns, damaged, gone
 
 
 class Builder:

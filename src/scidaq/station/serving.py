@@ -22,6 +22,7 @@ from scidaq.query import (
     Drawn,
     Grid,
     Lane,
+    Overview,
     Place,
     Position,
     Reader,
@@ -344,7 +345,9 @@ class Serving:
             if summary is not None and summary.damaged is not None:
                 self._station.summaries.doubt(stream, summary.damaged)
             place = None if summary is None else Place(*summary.end)
-            rest = self._rest(reader, stream, span, place, blocks) if known else _recent(blocks, span, None)
+            rest: Iterable[Block | Gap] = ()
+            if summary is None or not _is_whole(summary, span, known, blocks):
+                rest = self._rest(reader, stream, span, place, blocks) if known else _recent(blocks, span, None)
             gaps = [] if summary is None else self._gaps(stream, span)
             one = drawn(stream, channels, span, width, summary, rest, gaps)
         if channels is not None and not one.buckets.lanes:
@@ -525,6 +528,15 @@ def _span(
         if within > 0:
             rows += one.rows * within / (one.last_ns + 1 - one.first_ns)
     return (start, stop), int(rows)
+
+
+def _is_whole(
+    summary: Overview, span: tuple[int, int], known: Sequence[StreamSummary], blocks: Sequence[Block]
+) -> bool:
+    """Whether no row of the range lies behind what summaries have. Time does not go back in an epoch."""
+    later = [one.first_ns for one in known if one.epoch > summary.end.epoch]
+    later += [block.t0_ns for block in blocks if block.epoch > summary.end.epoch]
+    return summary.last_ns >= span[1] and all(t is None or t >= span[1] for t in later)
 
 
 def _recent(blocks: Sequence[Block], span: tuple[int, int], behind: tuple[int, int] | None) -> Iterator[Block]:
