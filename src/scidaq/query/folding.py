@@ -460,6 +460,12 @@ def _cut_rows(block: Block, step_ns: int) -> tuple[list[int], Ints, Ints, Ints]:
     if rate is not None and (last - first) * 8 < block.rows:
         # Row i lies at floor(i / rate): the first behind an edge follows in whole numbers, without a time per row.
         up, down = rate.numerator, 1_000_000_000 * rate.denominator
+        if max((block.last_ns - block.t0_ns + step_ns) * up, block.rows * down) < 1 << 62:
+            edges = np.arange(first + 1, last + 1, dtype=np.int64) * step_ns - block.t0_ns
+            begins = np.concatenate([np.zeros(1, np.int64), -(-edges * up // down)])
+            ends = np.append(begins[1:], block.rows) - 1
+            t0, t1 = (block.t0_ns + one * down // up for one in (begins, ends))
+            return list(range(first, last + 1)), begins, t0, t1
         rows = [0, *(-(-(k * step_ns - block.t0_ns) * up // down) for k in range(first + 1, last + 1))]
         span = block.schema.span_ns
         t0 = np.array([block.t0_ns + span(r) for r in rows], np.int64)

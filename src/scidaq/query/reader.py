@@ -553,7 +553,7 @@ class Reader:
             while pieces and (not queue or pieces[0].first <= queue[0][0]):
                 piece = pieces.pop(0)
                 piece.rivals = [p for p in holding.pieces if p.generation > piece.generation and _both(p, piece)]
-                at = max(at, self._open(piece, queue, notes, ties, first_row, start_ns))
+                at = max(at, self._open(piece, queue, notes, ties, first_row, span))
                 piece.ahead = checkers.ahead_of(piece.segment) if piece.segment is not None else None
             if not queue:
                 break
@@ -602,7 +602,7 @@ class Reader:
         notes: _Notes,
         ties: Iterator[int],
         first_row: int,
-        start_ns: int | None,
+        span: tuple[int | None, int | None],
     ) -> int:
         """Put the batches of a segment that may have rows of the range into the queue.
 
@@ -614,9 +614,10 @@ class Reader:
         if segment.epoch is not None:
             self._schemas.setdefault((segment.epoch.stream, segment.epoch.number), segment.epoch)
         notes.take_from(segment)
+        start_ns, stop_ns = span
         earlier = 0 if start_ns is None else _before(segment, start_ns)
         first_row = max(first_row, earlier)
-        _put(queue, piece, segment, ties, first_row)
+        _put(queue, piece, segment, ties, first_row, stop_ns)
         return earlier
 
     def _fresh(self, source: _Source, done: RangeSet, queue: list[_Item], ties: Iterator[int]) -> list[Block]:
@@ -656,11 +657,26 @@ class Reader:
                         return
 
 
-def _put(queue: list[_Item], piece: _Piece, segment: Segment | Outline, ties: Iterator[int], first_row: int) -> None:
-    """Put the batches of a segment that have rows from `first_row` on into the queue."""
-    for i, entry in enumerate(segment.entries):
-        if entry.end > first_row:
-            heapq.heappush(queue, (entry.first, -piece.generation, next(ties), (piece, segment, i)))
+def _put(
+    queue: list[_Item],
+    piece: _Piece,
+    segment: Segment | Outline,
+    ties: Iterator[int],
+    first_row: int,
+    stop_ns: int | None = None,
+) -> None:
+    """Put the batches of a segment that have rows from `first_row` on into the queue. Of those behind the range an
+    outline knows the first, which says what lies before it; where that is damaged, all come (`_fresh`)."""
+    behind: tuple[int, int] | None = None
+    for i, (_, _, first, rows, t0_ns) in enumerate(segment.entries):
+        if first + rows <= first_row:
+            continue
+        if stop_ns is not None and t0_ns >= stop_ns and isinstance(segment, Outline):
+            behind = (first, i) if behind is None else min(behind, (first, i))
+            continue
+        heapq.heappush(queue, (first, -piece.generation, next(ties), (piece, segment, i)))
+    if behind is not None:
+        heapq.heappush(queue, (behind[0], -piece.generation, next(ties), (piece, segment, behind[1])))
 
 
 def _before(segment: Segment | Outline, start_ns: int) -> int:
@@ -669,7 +685,10 @@ def _before(segment: Segment | Outline, start_ns: int) -> int:
     Time does not go back in an epoch, so those need not be read. That batch must: its header alone may be wrong.
     """
     entries = segment.entries
-    rows = sorted(range(len(entries)), key=lambda i: entries[i].first)
+    firsts = [entry.first for entry in entries]
+    rows: Sequence[int] = range(len(entries))
+    if firsts != sorted(firsts):
+        rows = sorted(rows, key=firsts.__getitem__)
     at = bisect_left(rows, start_ns, key=lambda i: entries[i].t0_ns)
     for i in reversed(rows[:at]):
         if entries[i].t0_ns < start_ns:

@@ -8,6 +8,7 @@ is not as the outline says walks (`Segment`).
 from __future__ import annotations
 
 from array import array
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +92,9 @@ class Outline:
                 return None
             if seal.crc != wire.checksum(data, seal, previous_of(seal)):
                 return None
-            entries = [Entry(*map(int, entry)) for entry in said["batches"]]
+            entries = [Entry._make(entry) for entry in said["batches"]]
+            if set(map(type, chain.from_iterable(entries))) - {int}:
+                return None
             noted = [_of(data, path, int(at), uuid).facts for at in said["noted"]]
         except (Corrupt, wire.EndOfStream, InvalidBlock, ValueError, KeyError, TypeError, OverflowError):
             return None
