@@ -17,8 +17,10 @@ from scidaq.cli.doctor import Finding, Grade, advise, examine, ok, wrong
 from scidaq.clock import SystemClock
 from scidaq.errors import StationError
 from tests.station.plans import tree
+from tests.web.live import live_station
 
 CLOCK = SystemClock()
+OK_HEALTH = {"status": "healthy"}
 OK, ADVICE, WRONG = Grade.OK, Grade.ADVICE, Grade.WRONG
 
 
@@ -126,8 +128,26 @@ def test_a_port_that_somebody_has() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert doctor.port_in_use("127.0.0.1", port)
-        assert f"(process {os.getpid()})" in doctor.owner_of(port)
+        owner = doctor.owner_of(port)
+        assert owner is not None
+        assert owner.process == os.getpid()
     assert not doctor.port_in_use("127.0.0.1", port)
+
+
+def test_a_port_beside_a_station() -> None:
+    station, other = doctor.Owner("scidaq", 7), doctor.Owner("nginx", 8)
+
+    def judged(busy: bool, owner: doctor.Owner | None, running: bool, process: int | None) -> Grade:
+        (found,) = doctor.judge_port("server.port", 8080, busy, owner, running, process)
+        return found.grade
+
+    assert judged(False, None, False, None) is OK
+    assert judged(True, other, False, None) is WRONG
+    assert judged(True, station, True, 7) is OK
+    assert judged(True, other, True, 7) is WRONG
+    assert judged(True, None, True, 7) is OK, "the system does not say whose it is"
+    assert judged(False, None, True, 7) is ADVICE
+    assert judged(False, None, True, None) is OK
 
 
 def test_limits_of_a_control_group(tmp_path: Path) -> None:
@@ -184,3 +204,33 @@ def test_instruments_are_asked(home: Path, capsys: pytest.CaptureFixture[str]) -
     assert "WRONG  instrument dmm (scpi): " in said
     run(["doctor", "--config", "lab.toml", "--offline"])
     assert "ok     instruments: 2, not asked" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_station_that_runs_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with live_station(tmp_path / "data") as live:
+        live.until_rows("wave/wave", 100)
+        live.until_rows("fake/fake", 1)
+        port = live.web.address.rpartition(":")[2]
+        monkeypatch.setenv("SCIDAQ_SERVER__PORT", port)
+        capsys.readouterr()
+        run(["doctor", "--data-dir", str(tmp_path / "data"), "--json"])
+        found = json.loads("{" + capsys.readouterr().out.partition("{")[2])["findings"]
+    said = {one["subject"]: one for one in found}
+    assert f"process {os.getpid()}, since " in said["station"]["message"]
+    assert "3 streams" in said["station"]["message"]
+    assert said[f"port {port}"]["message"] == "the station has it (server.port)"
+    assert said["instrument:wave"]["grade"] == "ok"
+    assert not [one for one in found if "not found out" in one["message"]]
+
+
+def test_health_of_a_station_becomes_advice() -> None:
+    report = {"a": {"status": "unhealthy", "reason": "x", "since": "T"}, "b": {"status": "degraded"}, "c": OK_HEALTH}
+    found = list(doctor.judge_health({"components": report}))
+    assert grades(found) == [WRONG, ADVICE]
+    assert str(found[0]) == "WRONG  a: is unhealthy: x, since T"
+    streams = [{"rows": 5, "durable_rows": 4, "gap_rows": 1}]
+    status = {"process": 1, "started_ns": 0, "ready": False, "why_not": "full", "version": "0.0.1"}
+    assert grades(doctor.judge_station(status, {"recorder": {"streams": streams}})) == [WRONG, OK, ADVICE]

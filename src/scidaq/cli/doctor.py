@@ -131,6 +131,7 @@ def all_checks(config: Config | None, problems: Sequence[str], clock: Clock, *, 
             "recorded": partial(_recorded, data_dir, running, clock),
             "quarantine": partial(_quarantine, data_dir),
             "ports": partial(_ports, config, running),
+            **({"station": partial(_station, data_dir)} if running else {}),
             "memory": partial(_memory, config),
         }
     checks |= {"clock": _clock, "limits": _limits, "processor": _processor, "versions": _versions}
@@ -311,9 +312,6 @@ def _recorded(data_dir: Path, running: bool, clock: Clock) -> Iterator[Finding]:
         yield from judge_last(last.kind == STOPPED, last.t_ns, int(last.data.get("quarantined", 0)), running)
     marks = read_marks(data_dir / DURABLE_MAP)
     newest = max((mark.last_ns for mark in marks.values()), default=0)
-    if running and marks:
-        rows, durable = (sum(getattr(m, name) for m in marks.values()) for name in ("rows", "durable_rows"))
-        yield ok("station", f"runs: {len(marks)} streams, {rows} rows, {durable} durable in their present epochs")
     if newest - clock.now_ns() > STEP_NS:
         yield wrong(
             "clock", f"rows of {shown(newest)} are recorded, which is in the future", "set this machine's clock"
@@ -342,19 +340,81 @@ def _quarantine(data_dir: Path) -> Iterator[Finding]:
         yield ok("quarantine", "empty")
 
 
+# ---- a station that runs --------------------------------------------------------------------------------------------
+
+
+def _station(data_dir: Path) -> Iterator[Finding]:
+    """What the station itself says, over its control socket."""
+    from scidaq.web import connect_control
+
+    control = connect_control(data_dir)
+    if control is None:
+        what = "runs, and cannot be asked: there is no control socket that answers"
+        yield advise("station", what, "a script records there, or it starts or stops; else look at its log")
+        return
+    status = control.call("GET", "/api/v1/status", timeout_s=ASK_S)
+    stats = control.call("GET", "/api/v1/stats", timeout_s=ASK_S)
+    yield from judge_station(status, stats)
+    yield from judge_health(control.call("GET", "/health", timeout_s=BOUND_S, also=(503,)))
+
+
+def judge_station(status: Mapping[str, Any], stats: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether it records, as which version, and what it has lost since its start."""
+    streams = stats["recorder"]["streams"]
+    rows, durable, lost = (sum(s[name] for s in streams) for name in ("rows", "durable_rows", "gap_rows"))
+    since = f"process {status['process']}, since {shown(status['started_ns'])}"
+    said = f"{since}: {len(streams)} streams, {rows} rows, {durable} durable, {lost} in gaps in their present epochs"
+    if not status["ready"]:
+        yield wrong("station", f"takes no data: {status['why_not']}")
+    yield ok("station", said)
+    if status["version"] != __version__:
+        yield advise("station", f"is scidaq {status['version']}, this is {__version__}", "restart it to use this one")
+
+
+def judge_health(report: Mapping[str, Any]) -> Iterator[Finding]:
+    """What is not well, by its own account, and instruments that are."""
+    grades = {"unhealthy": wrong, "degraded": advise}
+    for name, one in report["components"].items():
+        if (grade := grades.get(one["status"])) is not None:
+            since = f", since {one['since']}" if one.get("since") else ""
+            yield grade(name, f"is {one['status']}: {one.get('reason') or 'no reason is known'}{since}")
+        elif name.startswith("instrument:"):
+            yield ok(name, "is well, says the station")
+
+
 # ---- the machine ----------------------------------------------------------------------------------------------------
 
 
 def _ports(config: Config, running: bool) -> Iterator[Finding]:
+    station = _process_of(config.station.data_dir) if running else None
     for name, host, port in endpoints(config):
-        busy = port_in_use(host, port)
-        if busy and not running:
-            who = owner_of(port)
-            yield wrong(
-                f"port {port}", f"{name} cannot have it: it is in use{who}", f"end that, or set {name} to another"
-            )
-        else:
-            yield ok(f"port {port}", f"{'in use, as it should be' if busy else 'free'} ({name})")
+        yield from judge_port(name, port, port_in_use(host, port), owner_of(port), running, station)
+
+
+def _process_of(data_dir: Path) -> int | None:
+    """The number of the process of the station that runs; None where it does not say."""
+    from scidaq.web import connect_control
+
+    control = connect_control(data_dir)
+    return None if control is None else int(control.call("GET", "/api/v1/status", timeout_s=ASK_S)["process"])
+
+
+def judge_port(
+    name: str, port: int, busy: bool, owner: Owner | None, running: bool, station: int | None
+) -> Iterator[Finding]:
+    """Whether the station has its port, or could have it."""
+    subject, by = f"port {port}", f" by {owner}" if owner is not None else ""
+    strange = owner is not None and station is not None and owner.process != station
+    if busy and (not running or strange):
+        whose = f"{name} cannot have it" if not running else f"the station has not got it for {name}"
+        yield wrong(subject, f"{whose}: it is in use{by}", f"end that, or set {name} to another")
+    elif busy:
+        sure = owner is not None and station is not None
+        yield ok(subject, f"the station has it ({name})" if sure else f"in use, as it should be ({name})")
+    elif running and station is not None:
+        yield advise(subject, f"the station does not listen there ({name})", "it took another, or needs a restart")
+    else:
+        yield ok(subject, f"free ({name})")
 
 
 def endpoints(config: Config) -> Iterator[tuple[str, str, int]]:
@@ -378,17 +438,28 @@ def port_in_use(host: str, port: int) -> bool:
     return False
 
 
-def owner_of(port: int) -> str:
-    """` by <program> (process <n>)`; empty where the system does not say."""
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A program that listens."""
+
+    program: str
+    process: int
+
+    def __str__(self) -> str:
+        return f"{self.program} (process {self.process})"
+
+
+def owner_of(port: int) -> Owner | None:
+    """Who listens at a port; None for nobody, and where the system does not say."""
     import psutil
 
     try:
         for one in psutil.net_connections("tcp"):
             if one.laddr and one.laddr.port == port and one.status == psutil.CONN_LISTEN and one.pid:
-                return f" by {psutil.Process(one.pid).name()} (process {one.pid})"
+                return Owner(psutil.Process(one.pid).name(), one.pid)
     except psutil.Error:
         pass  # another user's, most likely
-    return ""
+    return None
 
 
 def _memory(config: Config) -> Iterator[Finding]:
@@ -526,9 +597,10 @@ def judge_version(name: str, there: str, floor: str) -> Iterator[Finding]:
 
 
 def _instruments(config: Config, clock: Clock, offline: bool, running: bool) -> Iterator[Finding]:
-    if offline or running:
-        why = "a station is running, which talks to them" if running else "as you wished"
-        yield ok("instruments", f"{len(config.instruments)}, not asked: {why}")
+    if running:
+        return  # the station talks to them, and says how they are
+    if offline:
+        yield ok("instruments", f"{len(config.instruments)}, not asked: as you wished")
         return
     for one in ask(config, clock, ASK_S):
         if one.fine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,12 @@ class Control:
         content: Any = None,
         query: Mapping[str, str | int] | None = None,
         timeout_s: float = TIMEOUT_S,
+        also: Sequence[int] = (),
     ) -> Any:
         """Ask for something; what the answer's JSON says (None for an answer without).
 
-        Raises `RequestError` with the station's own words when it refuses, `StationError` when it cannot be reached.
+        `also` are statuses that are an answer too, as the 503 of a station that is not well. Raises `RequestError` with
+        the station's own words when it refuses, `StationError` when it cannot be reached.
         """
         connection = _UnixConnection(self.path, timeout_s)
         try:
@@ -69,7 +71,7 @@ class Control:
             said = orjson.loads(raw) if raw else None
         except orjson.JSONDecodeError:
             said = raw.decode("utf-8", "replace")
-        if answer.status >= 400:
+        if answer.status >= 400 and answer.status not in also:
             detail = said.get("detail") if isinstance(said, dict) else None
             if answer.status == 409 and isinstance(said, dict) and said.get("type") == "urn:scidaq:station-busy":
                 raise StationBusy(str(detail))

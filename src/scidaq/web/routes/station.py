@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from fastapi import Request
 from fastapi.responses import Response
 
@@ -25,6 +27,7 @@ def status(request: Request) -> Response:
         "name": stats.name,
         "uuid": stats.uuid,
         "version": __version__,
+        "process": os.getpid(),
         "started_ns": stats.started_ns,
         "now_ns": stats.now_ns,
         "ready": not why_not,
