@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from scidaq.block import shown
 from scidaq.errors import InstrumentDisconnected
 from scidaq.web import Control
 from tests.web.live import Live, until
@@ -157,3 +158,44 @@ def test_a_lease_ends_by_itself_and_the_console_can_break_it(live: Live, monkeyp
     leases.end("x", "", force=True)
     with pytest.raises(Problem, match="it has ended"):
         leases.check("x", second.token)
+
+
+def test_parameters_are_told_of_a_time_in_the_past(live: Live) -> None:
+    live.ask("instruments/fake/parameters/level", "PUT", {"value": 2.5})
+    between = live.door.now_ns()
+    live.ask("instruments/fake/parameters/level", "PUT", {"value": 1.0})
+
+    def level(at: str) -> tuple[Any, Any]:
+        (one,) = live.ask(f"instruments/fake/parameters?at={at}", key="read").json["items"]
+        assert (one["name"], one["unit"], one["dtype"], one["settable"]) == ("level", "V", None, None)
+        return one["value"], one["read_ns"]
+
+    until(lambda: level("now")[0] == "1.0")
+    then = level(str(between))
+    assert then[0] == "2.5"
+    assert then[1] <= between
+    assert level(shown(between)) == then
+    assert level(shown(between).replace("Z", "%2B00:00")) == then
+    assert live.ask("instruments/fake/parameters?at=1970-01-01", key="read").json["items"] == []
+    assert live.ask("instruments/nobody/parameters?at=now", key="read").status == 404
+    refused = live.ask("instruments/fake/parameters?at=yesterday", key="read")
+    assert (refused.status, refused.json["detail"][:23]) == (422, "at: 'yesterday' is no t")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "streams/wave/wave/data?{}",
+        "streams/wave/wave/view?{}",
+        "runs?{}",
+        "notes?{}",
+    ],
+)
+def test_times_are_written_in_one_way_everywhere(live: Live, path: str) -> None:
+    now_ns = live.door.now_ns()
+    for name in ("start", "stop"):
+        for text in ("now", "-10m", "-1.5h", str(now_ns), shown(now_ns), "2026-01-31", "2026-01-31T12:00:00%2B02:00"):
+            answer = live.ask(path.format(f"{name}={text}"), key="read")
+            assert answer.status == 200, (name, text, answer.body)
+        refused = live.ask(path.format(f"{name}=10m"), key="read")
+        assert (refused.status, refused.json["detail"].partition(":")[0]) == (422, name)

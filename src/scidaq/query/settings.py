@@ -19,12 +19,13 @@ STREAM = "settings"
 _TEXTS = {"parameter", "value", "unit"}
 
 
-def settings_at(reader: Reader, t_ns: int) -> dict[str, dict[str, Setting]]:
+def settings_at(reader: Reader, t_ns: int, instrument: str | None = None) -> dict[str, dict[str, Setting]]:
     """Per instrument each parameter as it was last read at `t_ns` or before, by names; those never read are absent.
 
-    Rows of a later epoch count as newer, whatever the clock said.
+    With `instrument` of that one only. Rows of a later epoch count as newer, whatever the clock said.
     """
-    streams = [name for name in reader.names() if name.partition("/")[2] == STREAM]
+    wanted = {f"{instrument}/{STREAM}"} if instrument is not None else None
+    streams = [one for one in reader.names() if (one in wanted if wanted else one.partition("/")[2] == STREAM)]
     found = {name.partition("/")[0]: _newest(reader, name, t_ns) for name in streams}
     return {instrument: dict(sorted(settings.items())) for instrument, settings in found.items() if settings}
 

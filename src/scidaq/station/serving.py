@@ -33,6 +33,7 @@ from scidaq.query import (
     drawn,
     lanes_of,
     overview,
+    settings_at,
     shown,
 )
 from scidaq.station.live import Happening, ViewWanted, Watch
@@ -180,6 +181,17 @@ class Serving:
     def settings(self, instrument: str) -> Mapping[str, Setting]:
         """Its parameters as they were read last, without asking it."""
         return self._supervisor(instrument).settings()
+
+    def settings_at(self, instrument: str, t_ns: int) -> Mapping[str, Setting]:
+        """Its parameters as they had been read last at a time in the past, also of one that is no longer there.
+
+        Raises `UnknownInstrument` for one that has left no settings and is not there.
+        """
+        with self._reader() as reader:
+            found = settings_at(reader, t_ns, instrument)
+        if instrument not in found:
+            self._supervisor(instrument)
+        return found.get(instrument, {})
 
     def snapshot(self) -> Snapshot:
         """Every instrument with the settings that were read of it last."""

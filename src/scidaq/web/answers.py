@@ -10,15 +10,16 @@ import binascii
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
 
 import orjson
 import structlog
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.responses import Response
 
+from scidaq.block import moment_ns
 from scidaq.errors import RequestError
 from scidaq.web.door import ConfigDoor, StationDoor
 from scidaq.web.front import CSRF_SAFE, Actor
@@ -131,6 +132,30 @@ def actor(request: Request) -> Actor:
     """Who asks."""
     found: Actor = request.state.actor
     return found
+
+
+# ---- times ----------------------------------------------------------------------------------------------------------
+
+SPELLING = (
+    "ISO 8601 (UTC unless it says otherwise), nanoseconds since 1970, `now`, or a length before now such as `-10s`."
+)
+"""How a time is written wherever one is asked for: `start`, `stop`, `at`."""
+Time = Annotated[str | None, Query(max_length=64, description=SPELLING, examples=["-10m"])]
+
+
+def time_ns(request: Request, name: str, text: str | None) -> int | None:
+    """The time that a parameter says, in UTC nanoseconds. Raises `RequestError` that names it.
+
+    For all of a request it is the same `now`.
+    """
+    if text is None:
+        return None
+    if not hasattr(request.state, "now_ns"):
+        request.state.now_ns = door(request).now_ns()
+    try:
+        return moment_ns(text, request.state.now_ns)
+    except RequestError as error:
+        raise RequestError(f"{name}: {error}") from None
 
 
 # ---- pages ----------------------------------------------------------------------------------------------------------

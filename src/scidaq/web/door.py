@@ -63,6 +63,9 @@ class StationDoor(Protocol):
     def settings(self, instrument: str) -> Mapping[str, Setting]:
         """Its parameters as they were read last, without asking it."""
 
+    def settings_at(self, instrument: str, t_ns: int) -> Mapping[str, Setting]:
+        """Its parameters as they had been read last at a time in the past, also of one that is no longer there."""
+
     def snapshot(self) -> Snapshot:
         """Every instrument with the settings that were read of it last."""
 

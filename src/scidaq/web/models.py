@@ -75,6 +75,8 @@ class Status(_Out):
     name: str
     uuid: str
     version: str
+    process: int
+    """Number of its process on its machine."""
     started_ns: int
     """UTC nanoseconds since 1970."""
     now_ns: int
@@ -182,16 +184,18 @@ class FailureView(_Out):
 
 
 class ParameterView(_Out):
-    """A setting of an instrument, as it is now."""
+    """A setting of an instrument, as it is now or was at a time."""
 
     name: str
     unit: str
     """UCUM unit of a number."""
-    dtype: Literal["float64", "int64", "bool", "text"]
+    dtype: Literal["float64", "int64", "bool", "text"] | None
+    """Null of a time in the past: then the value is text, as it was recorded."""
     limits: list[float] | None
     """Lowest and highest value of a number, both allowed."""
     choices: list[Any]
-    settable: bool
+    settable: bool | None
+    """Null of a time in the past."""
     resolution: float
     description: str
     value: Any = None
@@ -432,9 +436,10 @@ class ExportOptions(_In):
 
     format: Literal["csv", "parquet", "arrow", "hdf5", "zarr", "tdms", "mat"] = Field(examples=["parquet"])
     start: Annotated[str, Field(max_length=64)] | None = None
-    """From this time on: ISO 8601, nanoseconds, or a length before now such as `-10s`."""
+    """From this time on: ISO 8601 (UTC unless it says otherwise), nanoseconds since 1970, `now`, or a length before now
+    such as `-10s`."""
     stop: Annotated[str, Field(max_length=64)] | None = None
-    """Before this time."""
+    """Before this time, said likewise."""
     channels: Annotated[list[ChannelName], Field(min_length=1, max_length=1000)] | None = None
     """Only these."""
     raw: bool = False

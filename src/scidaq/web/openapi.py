@@ -46,7 +46,9 @@ _WORDS = {
 }
 ABOUT = """Whatever the command line does with a running station, for programs.
 
-A key goes into `Authorization: Bearer <key>`; `scidaq keys create` makes one. Times are UTC nanoseconds since 1970.
+A key goes into `Authorization: Bearer <key>`; `scidaq keys create` makes one. Times in bodies and answers
+(`..._ns`) are integers of UTC nanoseconds since 1970; where one is asked for (`start`, `stop`, `at`) it is ISO 8601
+(UTC unless it says otherwise), such an integer, `now`, or a length before now such as `-10s`.
 Every answer that is no success is `application/problem+json`, and says in `detail` what happened and what to do.
 A change of state may carry an `Idempotency-Key`: sent again with the same key it is not done again, and gets the same
 answer. Over the control socket of the station (mode 0600, its path is in the file `control` beside the data) no key

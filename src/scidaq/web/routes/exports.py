@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from fastapi import Path, Query, Request
 from fastapi.responses import FileResponse, Response
 
-from scidaq.block import moment_ns
-from scidaq.web.answers import Json, Routes, actor, door, listing, page_of, unchanged
+from scidaq.web.answers import Json, Routes, actor, door, listing, page_of, time_ns, unchanged
 from scidaq.web.door import ExportWanted
 from scidaq.web.models import ExportOptions, ExportRequest, ExportView, ListOf
 from scidaq.web.problem import Problem
@@ -64,12 +63,11 @@ def begin_export(request: Request, wanted: ExportRequest) -> Response:
 
 
 def _begin(request: Request, wanted: ExportOptions, **more: Any) -> Response:
-    now_ns = door(request).now_ns()
     export = door(request).exports.begin(
         ExportWanted(
             format=wanted.format,
-            start_ns=None if wanted.start is None else moment_ns(wanted.start, now_ns),
-            stop_ns=None if wanted.stop is None else moment_ns(wanted.stop, now_ns),
+            start_ns=time_ns(request, "start", wanted.start),
+            stop_ns=time_ns(request, "stop", wanted.stop),
             channels=None if wanted.channels is None else tuple(dict.fromkeys(wanted.channels)),
             raw=wanted.raw,
             compression=wanted.compression,

@@ -8,8 +8,9 @@ from fastapi import Header, Path, Query, Request
 from fastapi.responses import Response
 
 from scidaq.block import INSTRUMENT_ID, Block
+from scidaq.catalog import Setting
 from scidaq.instruments import Level, Parameter, Value
-from scidaq.web.answers import Json, Routes, actor, configuration, door
+from scidaq.web.answers import SPELLING, Json, Routes, actor, configuration, door, time_ns
 from scidaq.web.door import Instrument
 from scidaq.web.leases import Lease, Leases
 from scidaq.web.models import (
@@ -40,6 +41,7 @@ LeaseToken = Annotated[str, Header(alias="Lease", description="Token of the leas
 _ASKED = (404, 409, 502, 504)
 """What may go wrong where the instrument itself is asked."""
 _MOST = 4096
+AT = f"As they were at this time, out of what was recorded; the instrument is not asked. {SPELLING}"
 
 
 def _leases(request: Request) -> Leases:
@@ -139,6 +141,12 @@ def _parameter(one: Parameter, value: Value | None, read_ns: int | None) -> dict
     }
 
 
+def _past(name: str, one: Setting) -> dict[str, Any]:
+    """What is known of a parameter of long ago: its value, as text, and its unit."""
+    parameter = Parameter(name, one.unit, "text", settable=False)
+    return _parameter(parameter, one.value, one.since_ns) | {"dtype": None, "settable": None}
+
+
 def _typed(one: Parameter, text: str) -> Value:
     """What a setting says, in the type of its parameter."""
     try:
@@ -152,8 +160,13 @@ def _typed(one: Parameter, text: str) -> Value:
 
 
 @routes.add("GET", "/{instrument}/parameters", "read", ListOf[ParameterView], _ASKED)
-def list_parameters(request: Request, instrument: Id) -> Response:
+def list_parameters(
+    request: Request, instrument: Id, at: Annotated[str | None, Query(max_length=64, description=AT)] = None
+) -> Response:
     """Its parameters with limits, choices and units, and their values as they were read last."""
+    if (at_ns := time_ns(request, "at", at)) is not None:
+        past = door(request).settings_at(instrument, at_ns)
+        return Json({"items": [_past(name, one) for name, one in past.items()], "next": None})
     known = door(request).settings(instrument)
     items = []
     for one in door(request).parameters(instrument):

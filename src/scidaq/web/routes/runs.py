@@ -8,11 +8,10 @@ from fastapi import Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from scidaq.block import moment_ns
 from scidaq.catalog import Hold, NewHold, NewNote, NewRun, Note, NoteChanges, Run, RunChanges, Snapshot
-from scidaq.web.answers import Json, Routes, actor, door, listing, page_of
+from scidaq.web.answers import Json, Routes, Time, actor, door, listing, page_of, time_ns
 from scidaq.web.models import HoldRequest, ListOf, NoteEdit, NoteRequest, RunEdit, RunPast, RunStart
-from scidaq.web.routes.streams import Cursor, Time
+from scidaq.web.routes.streams import Cursor
 
 routes = Routes("/api/v1/runs", "runs")
 holds = Routes("/api/v1/holds", "holds")
@@ -63,9 +62,8 @@ def list_runs(
     cursor: Cursor = None,
 ) -> Response:
     """The runs with any part between `start` and `stop`, by their start."""
-    now_ns = door(request).now_ns()
-    start_ns = None if start is None else moment_ns(start, now_ns)
-    stop_ns = None if stop is None else moment_ns(stop, now_ns)
+    start_ns = time_ns(request, "start", start)
+    stop_ns = time_ns(request, "stop", stop)
     found = [
         run
         for run in door(request).book.runs(deleted=deleted)
@@ -162,10 +160,9 @@ def list_notes(
     cursor: Cursor = None,
 ) -> Response:
     """The remarks about any part of the time between `start` and `stop`, by time."""
-    now_ns = door(request).now_ns()
     found = door(request).book.notes(
-        None if start is None else moment_ns(start, now_ns),
-        None if stop is None else moment_ns(stop, now_ns),
+        time_ns(request, "start", start),
+        time_ns(request, "stop", stop),
         None if streams is None else [one.strip() for one in streams.split(",")],
     )
     items, after = page_of(found, lambda note: (note.t_ns, note.id), cursor, limit)

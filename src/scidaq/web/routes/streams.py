@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from scidaq.block import Block, Schema, moment_ns
+from scidaq.block import Block, Schema
 from scidaq.errors import RequestError, UnknownStream
 from scidaq.query import Grid, Place, StreamSummary
 from scidaq.web.answers import (
     Json,
     Routes,
+    Time,
     cursor_text,
     cursor_value,
     door,
@@ -23,6 +24,7 @@ from scidaq.web.answers import (
     listing,
     next_link,
     page_of,
+    time_ns,
     unchanged,
 )
 from scidaq.web.door import Page, Stream, Wanted
@@ -121,14 +123,6 @@ _ROWS_ANSWERS: dict[int | str, dict[str, Any]] = {
     },
     304: {"description": "It is as `If-None-Match` says."},
 }
-Time = Annotated[
-    str | None,
-    Query(
-        max_length=64,
-        description="ISO 8601 (UTC unless it says otherwise), nanoseconds since 1970, `now`, or a length before now "
-        "such as `-10s`.",
-    ),
-]
 
 
 @routes.add("GET", "/{instrument}/{stream}/data", "read", RowsPage, (404, 406), responses=_ROWS_ANSWERS)
@@ -163,11 +157,10 @@ def get_rows(
     IPC stream. A range of any size is answered in pages: `next`, and the header `Link`, lead to the one behind. A page
     also ends where the channels change."""
     name, kind = stream_id(instrument, stream), _kind(request, format)
-    now_ns = door(request).now_ns()
     wanted = Wanted(
         name,
-        None if start is None else moment_ns(start, now_ns),
-        None if stop is None else moment_ns(stop, now_ns),
+        time_ns(request, "start", start),
+        time_ns(request, "stop", stop),
         None if channels is None else tuple(dict.fromkeys(c.strip() for c in channels.split(","))),
         None if cursor is None else _place(cursor),
         limit or _DEFAULT_ROWS[kind],
@@ -228,12 +221,12 @@ def get_view(
     Rows that are not durable yet are part of it. Where `unfinished_ns` is given, rows behind that time were too many to
     be read and are not summarized yet. With `kind=arrays` rows of spectra and images come whole, evenly chosen, the
     newest among them."""
-    name, now_ns = stream_id(instrument, stream), door(request).now_ns()
+    name = stream_id(instrument, stream)
     asked = (
         name,
         None if channels is None else tuple(dict.fromkeys(c.strip() for c in channels.split(","))),
-        None if start is None else moment_ns(start, now_ns),
-        None if stop is None else moment_ns(stop, now_ns),
+        time_ns(request, "start", start),
+        time_ns(request, "stop", stop),
     )
     one = door(request).view(*asked, width) if kind == "lines" else door(request).arrays(*asked, rows)
     more: dict[str, Any] = {"start_ns": str(one.start_ns), "stop_ns": str(one.stop_ns)}
