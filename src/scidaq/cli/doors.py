@@ -80,7 +80,7 @@ def _flight_samples(stats: FlightStats) -> Iterator[Sample]:
 
     yield Sample("scidaq_flight_up", (), float(stats.running))
     yield Sample("scidaq_flight_restarts_total", (), stats.restarts)
-    yield Sample("scidaq_flight_calls", (), stats.calls)
+    yield Sample("scidaq_flight_calls_under_way", (), stats.calls)
     for labels, count in stats.by_result.items():
         yield Sample("scidaq_flight_calls_total", labels, count)
     yield Sample("scidaq_flight_sent_bytes_total", (), stats.sent_bytes)

@@ -154,7 +154,7 @@ CATALOGUE: tuple[Metric, ...] = (
     _s("http_connections", "gauge", "connections", "Connections over HTTP that are open."),
     _s("flight_up", "gauge", "1", "Whether the process of the Flight door runs and listens."),
     _s("flight_restarts_total", "counter", "restarts", "Times that it ended by itself and was begun again."),
-    _s("flight_calls", "gauge", "calls", "Calls of Arrow Flight under way."),
+    _s("flight_calls_under_way", "gauge", "calls", "Calls of Arrow Flight under way."),
     _s(
         "flight_calls_total",
         "counter",
