@@ -311,7 +311,7 @@ def test_what_becomes_a_secret_later_is_hidden_from_then_on_and_what_was_one_sta
 def test_no_secret_reaches_a_log(tmp_path, key):
     console = io.StringIO()
     log = structlog.get_logger("scidaq.x")
-    with logging_to(tmp_path, secrets=(CANARY, "plain-canary"), stderr=console):
+    with logging_to(tmp_path, secrets=(CANARY, "plain-canary"), stderr=console) as log_:
         log.info("login", said=CANARY)
         log.info("nested", options={key: "unknown-canary", "deep": [{key: "unknown-canary"}]}, text=f"<{CANARY}>")
         log.info("url", address="postgresql://me:unknown-canary@host/db")
@@ -322,10 +322,26 @@ def test_no_secret_reaches_a_log(tmp_path, key):
             raise RuntimeError(f"refused: {CANARY} plain-canary")
         except RuntimeError:
             log.exception("failed")
-    for text in ((tmp_path / logfile.NAME).read_text(), console.getvalue()):
+    newest = orjson.dumps(log_.lines(10, 100)).decode()
+    for text in ((tmp_path / logfile.NAME).read_text(), console.getvalue(), newest):
         assert "canary" not in text
         assert text.count("(hidden)") >= 8
     assert len(lines(tmp_path)) == 7
+
+
+def test_the_newest_events_are_kept_for_who_wants_to_see_them(tmp_path):
+    log = structlog.get_logger("scidaq.x")
+    with logging_to(tmp_path) as one:
+        assert (one.newest(), one.lines(10, 5)) == (0, [])
+        for i in range(1500):
+            log.info("ordinary", i=i)
+        log.warning("worse", array=[1, 2])
+        assert one.newest() == 1501
+        assert [line["values"]["i"] for line in one.lines(20, 3)[:2]] == [1498, 1499]
+        (worse,) = one.lines(30, 1000)
+        assert (worse["event"], worse["level"], worse["values"]) == ("worse", "warning", {"array": [1, 2]})
+        assert [line["seq"] for line in one.lines(10, 2, after=1490)] == [1491, 1492]
+        assert len(one.lines(10, 5000)) == 1000
 
 
 def test_logging_is_as_before_afterwards(tmp_path):

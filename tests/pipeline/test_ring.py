@@ -259,3 +259,39 @@ def test_readers_that_wait_are_woken_by_the_end() -> None:
     for thread in threads:
         thread.join(5)
         assert not thread.is_alive()
+
+
+def test_a_stage_that_leaves_keeps_nothing_back() -> None:
+    ring = Ring("dev/wave", 1000)
+    stage = ring.budget(50)
+    for i in range(10):
+        ring.offer(rows(i * 10, 10))
+    assert ring.stats().history_bytes == 50
+    other = ring.budget(20)
+    stage.close()
+    assert ring.stats().history_bytes == 20
+    assert ring.recent() == [entry.item for entry in ring.budget(20, whole=True).take()]
+    other.close()
+    ring.offer(rows(100, 10))
+    assert ring.stats().history_bytes <= 20
+
+
+def test_a_stage_may_begin_with_what_is_there_still_and_knows_what_was_before() -> None:
+    ring = Ring("dev/wave", 1000)
+    ring.hold()
+    assert ring.budget(1000).before is None
+    for i in range(3):
+        ring.offer(rows(i * 10, 10))
+    late, whole = ring.budget(1000), ring.budget(1000, whole=True)
+    assert late.before is not None
+    assert (late.before.first, late.waiting, whole.waiting) == (20, False, True)
+    assert (late.take(), len(whole.take())) == ([], 3)
+
+
+def test_gaps_are_told_as_they_come() -> None:
+    told: list[Gap] = []
+    ring = Ring("dev/wave", 1000, told=told.append)
+    gap = Gap("dev/wave", 0, 0, 5, Reason.SOURCE)
+    for item in (epoch_of(0), gap, rows(5, 10)):
+        ring.offer(item)
+    assert told == [gap]

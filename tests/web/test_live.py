@@ -16,12 +16,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from jsonschema import Draft202012Validator
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from scidaq.block import Block
+from scidaq.clock import SystemClock
+from scidaq.observe import LoggingOptions, Logs
 from scidaq.query import Reader
+from scidaq.station import Station, StationPlan
+from scidaq.testing import FakeInstrument
+from scidaq.web import KeyStore, SecurityOptions, ServerOptions, open_doors
 from scidaq.web.frames import decode
 from tests.web.live import Live, live_station, until
 from tests.web.talk import connected, until_closed
@@ -374,6 +380,31 @@ def test_events_come_as_they_happen_and_those_of_before_on_demand(live: Live) ->
     with viewing(live) as one:
         one.say(op="subscribe", id=1, events=["run"], recent=2)
         assert [one.told("event")["what"] for _ in range(2)] == ["started", "stopped"]
+
+
+def test_the_log_is_seen_as_it_grows_by_who_may_operate(tmp_path: Path, runtime: Path) -> None:
+    clock = SystemClock()
+    with (
+        Logs(LoggingOptions(console="never"), tmp_path / "logs", clock, ["a-secret-word"]) as logs,
+        Station(StationPlan(tmp_path / "data"), clock) as station,
+    ):
+        store = KeyStore(tmp_path / "data", clock)
+        keys = {scope: store.create(scope, [scope])[1] for scope in ("read", "operate")}
+        with open_doors(
+            station, station.stats().uuid, store, ServerOptions(port=0), SecurityOptions(), logs=logs
+        ) as web:
+            live = Live(station, web, keys, store, FakeInstrument())
+            assert live.ask("log", key="read").status == 403
+            structlog.get_logger("scidaq.x").warning("of before", said="a-secret-word")
+            (line,) = live.ask("log?level=warning&limit=1", key="operate").json
+            assert (line["event"], line["values"]) == ("of before", {"said": "(hidden)"})
+            with viewing(live, "operate") as one:
+                one.say(op="subscribe", id=1, events=["log"], level="warning", recent=1)
+                assert one.told("event")["message"] == "of before"
+                structlog.get_logger("scidaq.x").info("not bad enough")
+                structlog.get_logger("scidaq.x").error("now", said="a-secret-word")
+                heard = one.told("event")
+                assert (heard["message"], heard["level"], heard["values"]) == ("now", "error", {"said": "(hidden)"})
 
 
 def test_the_schema_says_what_messages_there_are(live: Live) -> None:
