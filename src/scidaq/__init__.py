@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scidaq.client import connect, push
+    from scidaq.client import connect, connect_async, push
     from scidaq.query import open_store as open  # noqa: A004
     from scidaq.station import Recording, record
     from scidaq.station import open_runs as runs
 
 __version__ = "0.1.0"
-__all__ = ["Recording", "__version__", "connect", "open", "push", "record", "runs"]
+__all__ = ["Recording", "__version__", "connect", "connect_async", "open", "push", "record", "runs"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
         from scidaq.query import open_store
 
         return open_store
-    if name in ("connect", "push"):
+    if name in ("connect", "connect_async", "push"):
         from scidaq import client
 
         return getattr(client, name)

@@ -4,7 +4,17 @@ Rows come back as the blocks that they were, so that they can be converted as th
 how a station works inside.
 """
 
+from scidaq.client.aio import (
+    AsyncInstrument,
+    AsyncLease,
+    AsyncRun,
+    AsyncRunContext,
+    AsyncStation,
+    AsyncStream,
+    connect_async,
+)
 from scidaq.client.facts import EpochFacts, Failure, InstrumentFacts, Parameter, Status, StreamFacts
+from scidaq.client.live import Event, Frame, Skipped
 from scidaq.client.pushing import Pusher, push
 from scidaq.client.station import (
     Instruments,
@@ -20,8 +30,16 @@ from scidaq.client.station import (
 )
 
 __all__ = [
+    "AsyncInstrument",
+    "AsyncLease",
+    "AsyncRun",
+    "AsyncRunContext",
+    "AsyncStation",
+    "AsyncStream",
     "EpochFacts",
+    "Event",
     "Failure",
+    "Frame",
     "InstrumentFacts",
     "Instruments",
     "Lease",
@@ -34,8 +52,10 @@ __all__ = [
     "RemoteStream",
     "RunContext",
     "Runs",
+    "Skipped",
     "Status",
     "StreamFacts",
     "connect",
+    "connect_async",
     "push",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,8 +12,9 @@ from scidaq.block import Block, Channel, Gap, Moment, shown
 from scidaq.catalog import Hold, InstrumentState, Note, Run, Scalar, Snapshot
 from scidaq.client.asking import Asking
 from scidaq.client.facts import Failure, InstrumentFacts, Parameter, Status, StreamFacts, Value
+from scidaq.client.live import PATIENCE_S, Event, Frame, Skipped, Watching, wanted_view, watch
 from scidaq.client.sending import TIMEOUT_S, Blocking, Verify, address_of
-from scidaq.client.verbs import Verbs, Which, edit_content, run_content
+from scidaq.client.verbs import Verbs, Which, edit_content, run_content, step_of
 from scidaq.errors import ScidaqError
 from scidaq.query import Rows
 
@@ -111,6 +112,43 @@ class RemoteStation:
         Raises `QueryRefused` for what is none, and `QueryLimit` for what takes too much.
         """
         return self._wire.run(self._verbs.sql(query))
+
+    def live(
+        self,
+        stream: str,
+        channels: Sequence[str] | str | None = None,
+        *,
+        step: str | int = "20ms",
+        fps: int = 20,
+        since: Moment | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> Generator[Frame | Skipped, None, None]:
+        """The newest rows of a stream as they come, for ever: frames of buckets as long as `step`, or a little longer.
+
+        With `since` first what there is from then on. A connection that is lost is made again, and what was missed
+        comes first; a station that is away for `patience_s` raises `StationUnreachable`. Where this program is too
+        slow, `Skipped` says which stretch was left out.
+        """
+        (since_ns,) = self._wire.run(self._verbs.ns(since))
+        wanted = wanted_view(stream, channels, step_of(step), fps, since_ns)
+        return self._watch(wanted, patience_s)
+
+    def events(
+        self,
+        kinds: Sequence[str] = ("instrument", "gap", "run", "note", "health"),
+        *,
+        level: str = "info",
+        recent: int = 0,
+        patience_s: float = PATIENCE_S,
+    ) -> Generator[Event, None, None]:
+        """What happens at the station, for ever; first `recent` of each kind that happened before.
+
+        The kind `log` (lines of at least `level`) needs the scope `operate`.
+        """
+        return self._watch({"events": list(kinds), "level": level, "recent": recent}, patience_s)
+
+    def _watch(self, wanted: Mapping[str, Any], patience_s: float) -> Generator[Any, None, None]:
+        return watch(Watching(wanted, self.address), self.address, self._key, self._verify, patience_s)
 
     # ---- instruments ----
 
@@ -309,6 +347,18 @@ class RemoteStream:
         for item in self.blocks(start, stop, channels, run=run, last=last):
             if isinstance(item, Block):
                 yield from Rows(self.id, (item,), raw).batches()
+
+    def live(
+        self,
+        channels: Sequence[str] | str | None = None,
+        *,
+        step: str | int = "20ms",
+        fps: int = 20,
+        since: Moment | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> Generator[Frame | Skipped, None, None]:
+        """Its newest rows as they come, for ever: see `RemoteStation.live`."""
+        return self._station.live(self.id, channels, step=step, fps=fps, since=since, patience_s=patience_s)
 
     # ---- shown ----
 

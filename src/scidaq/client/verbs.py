@@ -339,6 +339,14 @@ def edit_content(
     return given(name=name, streams=chosen, operator=operator, sample=sample, notes=notes, metadata=said)
 
 
+def step_of(step: str | int) -> int:
+    """The length of a bucket in nanoseconds. Raises `RequestError`."""
+    ns = length_ns(step) if isinstance(step, str) else step
+    if not ns or ns < 0:
+        raise RequestError(f"step={step!r}: give a length, as '10ms', or nanoseconds")
+    return ns
+
+
 def _lease(token: str | None) -> dict[str, str]:
     return {} if token is None else {"Lease": token}
 
