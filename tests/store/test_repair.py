@@ -533,3 +533,52 @@ def test_a_repair_may_be_interrupted_anywhere_and_done_again(model: Path, tmp_pa
         assert all(any(c in n for n in now) or any(n and n in c for n in now) for c in before), f"{k}: deleted"
         shutil.rmtree(place)
     assert k > 60
+
+
+# ---- summaries, which are derived ------------------------------------------------------------------------------------
+
+
+def put_summary(data_dir: Path) -> Path:
+    """A sealed segment under the name of a summary."""
+    path = data_dir / "streams" / FAST / "summary" / "0-000000-00000000000000-000000-00000000000100-1-2.arrows"
+    path.parent.mkdir()
+    path.write_bytes(fast(0, 0))
+    return path
+
+
+def test_sound_summaries_are_left_as_they_are(data_dir: Path) -> None:
+    path = put_summary(data_dir)
+    before = len(verify(data_dir).notes)
+    in_order(data_dir)
+    path.unlink()
+    assert len(verify(data_dir).notes) == before
+
+
+@pytest.mark.parametrize("at", [5000, -9])
+def test_a_damaged_summary_is_no_problem_and_is_forgotten(data_dir: Path, at: int) -> None:
+    path = put_summary(data_dir)
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    report = verify(data_dir)
+    assert report.ok
+    assert [note for note in report.notes if path.name in note]
+    (step,) = plan_repair(data_dir, FILES).steps
+    assert "forget the summaries" in str(step)
+    assert path.exists()
+    done = mend(data_dir)
+    assert not path.exists()
+    assert not done.loss
+    in_order(data_dir)
+
+
+def test_summaries_of_rows_that_are_lost_are_forgotten_before_all(data_dir: Path) -> None:
+    path = put_summary(data_dir)
+    segment = data_dir / "streams" / FAST / str(SECOND)
+    content = bytearray(segment.read_bytes())
+    content[len(content) // 2] ^= 1
+    segment.write_bytes(content)
+    assert "forget the summaries" in str(plan_repair(data_dir, FILES).steps[0])
+    mend(data_dir)
+    assert not path.exists()
+    in_order(data_dir)

@@ -26,14 +26,13 @@ import numpy.typing as npt
 from scidaq.block import Block, Channel, Epoch, Schema
 from scidaq.clock import Anchor
 from scidaq.errors import Corrupt, InvalidBlock
-from scidaq.store import Files, Outline, Segment, whole_segment
+from scidaq.store import SUMMARY, Files, Outline, Segment, whole_segment
 
 ROWS = 512
 """Rows to a bucket of level 0."""
 FAN = 16
 LEVELS = 6
 """The highest has a bucket for 537 million rows."""
-DIRECTORY = "summary"
 MOST_ELEMENTS = 64
 """Array channels of more have no summaries: they are not drawn as lines."""
 BATCH = 1024
@@ -303,7 +302,7 @@ class Pyramid:
     """The summaries of one stream. Planned from names; may be read from any thread, and while others are written."""
 
     def __init__(self, directory: Path, stream: str, files: Files) -> None:
-        self.directory, self.stream, self._files = directory / DIRECTORY, stream, files
+        self.directory, self.stream, self._files = directory / SUMMARY, stream, files
         self.opened = 0
         """Files opened so far."""
 

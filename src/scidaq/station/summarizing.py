@@ -17,6 +17,7 @@ import structlog
 
 from scidaq.block import Block, Epoch, Gap, Reason
 from scidaq.clock import Clock
+from scidaq.errors import Corrupt
 from scidaq.pipeline import Budget, Ring
 from scidaq.query import Builder, Chunk, Part, Place, Position, Pyramid, Reader
 from scidaq.stats import field_of
@@ -170,9 +171,7 @@ class Summaries:
     def _turn(self, stream: str, ring: Ring, durable: Position, *, heavy: bool) -> None:
         now_s = self._clock.monotonic_s()
         one = self._known.get(stream) or self._make(stream)
-        if one.doubted is not None:
-            one.builder.pyramid.cut(one.doubted.first)
-            one.builder, one.doubted, one.behind = Builder(one.builder.pyramid, self._station), None, True
+        self._mend(one)
         self._attach(one, ring, now_s)
         items = [entry.item for entry in one.budget.take()] if one.budget is not None else []
         if not one.behind and one.budget is not None:
@@ -201,10 +200,17 @@ class Summaries:
             stream = self._resting[-1]
             if stream not in rings:
                 one = self._known.get(stream) or self._make(stream)
+                self._mend(one)
                 if not self._catch_up(stream, one):
                     return  # there is more: in the next turn
                 self._flush(stream, EVERYTHING)
             self._resting.pop()
+
+    def _mend(self, one: _One) -> None:
+        """Forget what could not be read and all behind it: it is made again from the rows."""
+        if one.doubted is not None:
+            one.builder.pyramid.cut(one.doubted.first)
+            one.builder, one.doubted, one.behind = Builder(one.builder.pyramid, self._station), None, True
 
     def _make(self, stream: str) -> _One:
         pyramid = Pyramid(self._data_dir / "streams" / stream, stream, self._files)
@@ -283,7 +289,11 @@ class Summaries:
             return
         if one.builder.flush(durable, self._clock.now_ns()):
             self._written += 1
-        one.builder.pyramid.raise_levels(self._station, self._clock.now_ns(), all_of_it=last)
+        try:
+            one.builder.pyramid.raise_levels(self._station, self._clock.now_ns(), all_of_it=last)
+        except Corrupt as error:
+            one.doubted = Part.parse(error.path.name)
+            raise
 
 
 def _size(items: Sequence[Block | Gap | Epoch]) -> int:

@@ -39,7 +39,7 @@ from scidaq.store.judging import judge, judge_catalog, moves
 from scidaq.store.options import Options
 from scidaq.store.outline import Entry, Outline
 from scidaq.store.quarantine import Quarantined, quarantined
-from scidaq.store.reading import segment_files, stream_directories
+from scidaq.store.reading import SUMMARY, segment_files, stream_directories
 from scidaq.store.recorder import Recorder
 from scidaq.store.recovery import Found, Known, Recovered, found_segment, recover
 from scidaq.store.reports import Projection, RecorderStats, SegmentFacts, StreamStats
@@ -79,6 +79,7 @@ __all__ = [
     "STARTED",
     "STATION",
     "STOPPED",
+    "SUMMARY",
     "Balance",
     "Buffer",
     "Buffers",

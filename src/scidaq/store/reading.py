@@ -27,6 +27,26 @@ def stream_directories(data_dir: Path) -> Iterator[tuple[str, Path]]:
                 yield f"{instrument.name}/{stream.name}", stream
 
 
+SUMMARY = "summary"
+"""Below a stream's directory: what is derived from its rows for plots."""
+
+
+def summary_files(directory: Path) -> list[Path]:
+    """The summaries of a stream, derived from its rows."""
+    return sorted((directory / SUMMARY).glob("[0-9]*.arrows"))
+
+
+def summary_fault(files: Files, path: Path) -> str:
+    """What is wrong with a summary; empty when nothing is, or when it has gone meanwhile: summaries are merged."""
+    try:
+        segment = Segment(files.map(path), path)
+    except FileNotFoundError:
+        return ""
+    if segment.damage:
+        return segment.damage[0].reason
+    return "" if segment.sealed else "it is not whole"
+
+
 def rows_on_disk(files: Files, directory: Path, epoch: int, first: int, end: int) -> Iterator[Block]:
     """The blocks of an epoch that hold any of the rows `[first, end)`, as they lie in its segments."""
     for name, path in segment_files(directory):

@@ -27,7 +27,14 @@ from scidaq.store.durable import read_marks
 from scidaq.store.files import PAGE, File, Files, make_directory, publish
 from scidaq.store.inspection import Account, Inspection, JournalLook, Look, accounts_of, by_epoch, covered
 from scidaq.store.quarantine import put_whole
-from scidaq.store.reading import rows_on_disk, segment_files, stream_directories
+from scidaq.store.reading import (
+    SUMMARY,
+    rows_on_disk,
+    segment_files,
+    stream_directories,
+    summary_fault,
+    summary_files,
+)
 from scidaq.store.recovery import final_book, quarantine, recover, temporary_files
 from scidaq.store.segment import Buffers, Segment, SegmentName, SegmentWriter
 from scidaq.store.verifying import damaged_place, lost_epochs, told_place
@@ -164,8 +171,28 @@ class RebuildCatalog:
         return f"make the catalog anew: {self.why}"
 
 
+@dataclass(frozen=True, slots=True)
+class ForgetSummaries:
+    """Remove the summaries of a stream, which are derived from its rows: a station makes them again."""
+
+    directory: Path
+    why: str
+
+    def __str__(self) -> str:
+        return f"forget the summaries in {self.directory}: {self.why}"
+
+
 RepairStep = (
-    RestoreStation | PutAside | Relocate | Rewrite | MoveJournal | Recover | NoteFacts | Correct | RebuildCatalog
+    RestoreStation
+    | PutAside
+    | Relocate
+    | Rewrite
+    | MoveJournal
+    | Recover
+    | NoteFacts
+    | Correct
+    | RebuildCatalog
+    | ForgetSummaries
 )
 
 
@@ -274,6 +301,8 @@ class _Planner:
         aside = [s for s in segments if isinstance(s, PutAside)]
         corrections = list(self._corrections({s.path for s in aside}))
         steps: list[RepairStep] = [*station, *self._strangers(), *facts]
+        moved = [s for s in segments if isinstance(s, Relocate | Rewrite | PutAside)]
+        steps += self._summaries({s.path.parent for s in moved} | self._journalled(journals), corrections)
         steps += [s for s in segments if isinstance(s, Relocate | Rewrite)]
         steps += [s for s in journals if isinstance(s, MoveJournal)]
         unfinished = [s for s in (*segments, *journals) if isinstance(s, Recover)]
@@ -283,6 +312,22 @@ class _Planner:
         changed = any(isinstance(s, Relocate | Rewrite | MoveJournal | Correct) for s in steps) or bool(aside)
         steps += self._catalog(rebuild_catalog, changed)
         return Plan(tuple(steps), tuple(self._notes))
+
+    def _journalled(self, journals: Iterable[RepairStep]) -> set[Path]:
+        """The directories of the streams that damaged journal files have rows of."""
+        damaged = {s.path for s in journals if isinstance(s, MoveJournal | PutAside)}
+        names = {r.epoch.stream for j in self._seen.journals if j.path in damaged for r in j.records}
+        return {self._dir / "streams" / name for name in names}
+
+    def _summaries(self, changed: set[Path], corrections: Iterable[RepairStep]) -> Iterator[RepairStep]:
+        """Those that are damaged, and those of rows that will be others: before these are touched."""
+        changed |= {s.target.parent for s in corrections if isinstance(s, Correct)}
+        for _, directory in stream_directories(self._dir):
+            paths = summary_files(directory)
+            if paths and directory in changed:
+                yield ForgetSummaries(directory / SUMMARY, "the rows of the stream change")
+            elif any(summary_fault(self._files, path) for path in paths):
+                yield ForgetSummaries(directory / SUMMARY, "they are damaged")
 
     # ---- the directory ----
 
@@ -561,6 +606,12 @@ class _Act:
     @_step.register
     def _(self, step: PutAside) -> None:
         self._aside(step.path, step.why, rows=step.rows)
+
+    @_step.register
+    def _(self, step: ForgetSummaries) -> None:
+        for path in summary_files(step.directory.parent):
+            self._files.remove(path)
+        self._files.sync_dir(step.directory)
 
     @_step.register
     def _(self, step: Relocate) -> None:

@@ -20,7 +20,7 @@ from scidaq.store.durable import read_marks
 from scidaq.store.files import Files, system_files
 from scidaq.store.journal import journal_files, journal_keep, read_journal
 from scidaq.store.quarantine import Quarantined, quarantined
-from scidaq.store.reading import segment_files, stream_directories
+from scidaq.store.reading import segment_files, stream_directories, summary_fault, summary_files
 from scidaq.store.segment import Damage, Segment
 
 
@@ -109,6 +109,10 @@ def verify(data_dir: Path, files: Files | None = None) -> Report:
     _journals(data_dir, files, report, accounts)
     for stream, directory in stream_directories(data_dir):
         _segments(data_dir, files, stream, directory, report, accounts, finished, sealed)
+        for path in summary_files(directory):
+            if fault := summary_fault(files, path):
+                where = path.relative_to(data_dir).as_posix()
+                report.notes.append(f"{where}: a summary for plots is damaged ({fault}); a station makes it again")
     for (stream, number), account in sorted(accounts.items()):
         _balance(stream, number, account, report)
     _check_epochs(accounts, report)
