@@ -30,6 +30,7 @@ BENCHMARKS = (
     "export",
     "importing",
     "zoom",
+    "flight",
 )
 """Modules of this package, each with a function of the same name."""
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"

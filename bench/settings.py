@@ -65,6 +65,9 @@ class Settings:
     """How many ranges."""
     warm_zooms: int = 5
     """How often each is asked for again."""
+    flight_bytes: int = 1 << 30
+    """How much each contestant of `flight` sends in a turn."""
+    flight_rounds: int = 5
     only: Sequence[str] = ()
     """Contestants whose name contains one of these; all when empty."""
 
@@ -100,4 +103,6 @@ def quick() -> Settings:
         zoom_rows=50_000_000,
         zooms=15,
         warm_zooms=3,
+        flight_bytes=256 << 20,
+        flight_rounds=2,
     )

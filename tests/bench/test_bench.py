@@ -41,6 +41,8 @@ TINY = Settings(
     zoom_rows=3_000_000,
     zooms=3,
     warm_zooms=1,
+    flight_bytes=16 << 20,
+    flight_rounds=1,
     only=("scidaq", "Arrow", "SQLite", "PyVISA"),
 )
 

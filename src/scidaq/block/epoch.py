@@ -36,6 +36,8 @@ class StreamSpec:
     """Identity of the source's row counter (it changes when the counter is reset); None for a source without one."""
     backfill: bool = False
     """Whether rows that were skipped may still come later."""
+    own_times: bool = False
+    """Whether the times of its blocks are measured by the source, and none of them is late because it came late."""
 
     def __post_init__(self) -> None:
         if not INSTRUMENT_ID.fullmatch(self.name):

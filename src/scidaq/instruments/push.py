@@ -74,7 +74,8 @@ class PushStream:
 
     def spec(self, counter: str | None = None) -> StreamSpec:
         """As it is announced. Raises `InvalidBlock` or `ValueError`."""
-        return StreamSpec(self.name, schema((one.channel() for one in self.channels), self.rate_hz), counter)
+        made = schema((one.channel() for one in self.channels), self.rate_hz)
+        return StreamSpec(self.name, made, counter, own_times=True)
 
 
 @dataclass(frozen=True, slots=True)

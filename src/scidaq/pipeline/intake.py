@@ -300,7 +300,8 @@ class Intake:
             self._goes_on = True
             return True
         line, high = self._timeline, self._high
-        if line is not None and row >= high and line.stepped(row, block.t0_ns, follows=row == high):
+        may_be_late = row == high and not (self._spec is not None and self._spec.own_times)
+        if line is not None and row >= high and line.stepped(row, block.t0_ns, follows=may_be_late):
             self._end_epoch(Reason.CLOCK_STEP, "the source's time left its rate")
             self._goes_on = True
             return True

@@ -134,6 +134,18 @@ class TestRows:
         assert blocks[0].t0_ns == T0
         assert blocks[-1].last_ns == T0 + 1999 * 100_000
 
+    def test_a_pause_of_a_stream_with_a_rate_begins_an_epoch_and_no_time_is_made_up(self, shared: Rig) -> None:
+        adc = np.zeros((100, 4), np.int16)
+        with scidaq.push(shared.door.address, "rig/wave") as out:
+            out.add({"adc": adc}, T0)
+            out.add({"adc": adc}, T0 + 600 * 10**9)
+        gap, block = stored(shared.station.plan.data_dir, "rig/wave")
+        assert isinstance(gap, Gap)
+        assert gap.reason == "clock_step"
+        assert isinstance(block, Block)
+        assert (block.t0_ns, block.rows) == (T0 + 600 * 10**9, 100)
+        assert shared.ledger("rig/wave").gap_rows == 0
+
     def test_rows_that_come_again_are_counted_and_dropped(self, shared: Rig) -> None:
         one = Raw(shared.door.address, offer("again"))
         assert one.durable() is None
