@@ -429,6 +429,20 @@ def test_channels_are_found_with_keys_and_layouts_are_kept(page: Page, shown: Sh
     page.get_by_text("no file of saved layouts").wait_for()
 
 
+def test_spectra_are_a_waterfall_or_a_line(page: Page, shown: Shown) -> None:
+    page.goto(shown.link("waterfall!old/sweeps/sweep"))
+    painted = """(() => {
+      const canvas = document.querySelector("section.pane canvas"), colors = new Set();
+      if (!canvas?.width) return 0;
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      for (let i = 0; i < data.length; i += 40) if (data[i + 3] > 200) colors.add(data.slice(i, i + 3).join());
+      return colors.size;
+    })()"""
+    page.wait_for_function(f"() => {painted} > 60")
+    page.get_by_label("Shown as").select_option("spectrum")
+    page.wait_for_function(f"() => {painted} < 60 && {painted} > 1")
+
+
 def test_one_finger_moves_and_two_zoom(browser: Browser, shown: Shown) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     context.set_default_timeout(MOST_MS)

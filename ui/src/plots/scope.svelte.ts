@@ -37,6 +37,19 @@ export interface NoteMark {
   streams: string[];
 }
 
+/** A change of an instrument's state. */
+export interface EventMark {
+  at: bigint;
+  text: string;
+  bad: boolean;
+}
+
+export interface Happened {
+  event: string;
+  at_ns: string;
+  [fact: string]: unknown;
+}
+
 /** What the page is given to reach the station. */
 export interface Station extends Door {
   get(path: string): Promise<unknown>;
@@ -44,7 +57,7 @@ export interface Station extends Door {
   remove(path: string): Promise<unknown>;
   frame(path: string, signal?: AbortSignal): Promise<{ header: ViewHeader; buffers: Buffers }>;
   /** Calls when an event of a kind happens, until what it gives is called. */
-  events(kinds: string[], listener: (event: string) => void): () => void;
+  events(kinds: string[], recent: number, listener: (event: Happened) => void): () => void;
 }
 
 interface PageOf<T> {
@@ -70,6 +83,7 @@ const FRAME_MS = 30;
 const SHOWN_MS = 250;
 const MARKS_MS = 10_000;
 const MOST_UNDO = 50;
+const MOST_EVENTS = 200;
 
 const clamp = (span: number): number => Math.min(MOST_SPAN, Math.max(LEAST_SPAN, span));
 export const viewPath = (
@@ -101,6 +115,7 @@ export class Scope {
   beat = $state(0);
   runs = $state.raw<RunMark[]>([]);
   notes = $state.raw<NoteMark[]>([]);
+  events = $state.raw<EventMark[]>([]);
   readonly known: Known;
   /** Runs whose traces are shown from their start on. */
   compared = $state.raw<RunMark[]>([]);
@@ -124,10 +139,25 @@ export class Scope {
 
   constructor(readonly station: Station) {
     this.known = new Known((path) => station.get(path));
-    this.#unlisten = station.events(["run", "note"], () => {
-      this.#marksAt = -Infinity;
-      this.touch();
-    });
+    const ends = [
+      station.events(["run", "note"], 0, () => {
+        this.#marksAt = -Infinity;
+        this.touch();
+      }),
+      station.events(["instrument"], MOST_EVENTS, (event) => this.#happened(event)),
+    ];
+    this.#unlisten = () => ends.forEach((end) => end());
+  }
+
+  #happened(event: Happened): void {
+    const reason = event["reason"] ? `: ${String(event["reason"])}` : "";
+    const text = `${String(event["instrument"])} ${String(event["state"])}${reason}`;
+    const bad = event["state"] === "failed" || event["state"] === "degraded";
+    const at = BigInt(event.at_ns);
+    // After a lost connection some are told again.
+    if (this.events.some((one) => one.at === at && one.text === text)) return;
+    this.events = [...this.events.slice(1 - MOST_EVENTS), { at, text, bad }];
+    this.touch();
   }
 
   // ---- window --------------------------------------------------------------------------------------------------------

@@ -37,5 +37,6 @@ export const station: Station = {
       },
     );
   },
-  events: (kinds, listener) => live.events({ events: kinds as EventKind[] }, (event) => listener(event.event)),
+  events: (kinds, recent, listener) =>
+    live.events({ events: kinds as EventKind[], ...(recent ? { recent } : {}) }, listener),
 };
