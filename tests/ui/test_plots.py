@@ -185,6 +185,9 @@ def test_the_present_moves(page: Page, shown: Shown) -> None:
     value = page.locator(".legend output").first
     before = value.inner_text()
     page.wait_for_function("before => document.querySelector('.legend output').textContent !== before", arg=before)
+    shown.post("instruments/wave/stop", {})
+    page.locator(".lane .event").first.wait_for()
+    shown.post("instruments/wave/start", {})
     page.keyboard.press("f")
     page.wait_for_function("() => !scidaqPlots.live")
     page.keyboard.press("f")
