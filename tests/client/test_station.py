@@ -153,6 +153,8 @@ def test_streams_say_what_they_are(station: RemoteStation) -> None:
     assert stream.range_ns is not None
     assert set(stream.units) == {channel.name for channel in stream.channels}
     assert repr(stream).startswith("<stream wave/wave: ")
+    assert "<svg" in stream._repr_html_()
+    assert "<svg" in stream.read(last=5)._repr_html_()
     assert "wave/wave" in repr(station)
     assert "<table>" in station._repr_html_()
 
@@ -288,3 +290,7 @@ def test_notes_come_and_go(station: RemoteStation) -> None:
 def test_settings_are_told(station: RemoteStation) -> None:
     station.instruments["fake"].parameters["level"] = 0.125
     assert station.settings()["fake"].settings["level"].value == "0.125"
+    then_ns = station.status().now_ns
+    station.instruments["fake"].parameters["level"] = 0.5
+    until(lambda: station.settings("now")["fake"].settings["level"].value == "0.5")
+    assert station.settings(then_ns)["fake"].settings["level"].value == "0.125"

@@ -16,11 +16,13 @@ from scidaq.client.live import PATIENCE_S, Event, Frame, Skipped, Watching, want
 from scidaq.client.sending import TIMEOUT_S, Blocking, Verify, address_of
 from scidaq.client.verbs import Verbs, Which, edit_content, run_content, step_of
 from scidaq.errors import ScidaqError
-from scidaq.query import Rows
+from scidaq.query import Rows, svg_of_blocks
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_DRAWN_ROWS = 10_000
+"""Of a stream that shows itself."""
 URL = "http://127.0.0.1:8080"
 
 
@@ -366,6 +368,11 @@ class RemoteStream:
         facts = self.facts()
         channels = ", ".join(f"{c.name} [{c.unit}]" for c in facts.channels)
         return f"<stream {self.id}: {facts.rows:,} rows{_span(facts)}; {channels}>"
+
+    def _repr_html_(self) -> str:
+        """What is recorded, and a picture of the newest rows."""
+        picture = svg_of_blocks(self.read(last=_DRAWN_ROWS).blocks, raw=False) if self.rows else ""
+        return f"<p><b>{html.escape(repr(self)[1:-1])}</b></p>{picture}"
 
 
 # ---- instruments -----------------------------------------------------------------------------------------------------

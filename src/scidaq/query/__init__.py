@@ -5,6 +5,7 @@ the rows were written. `open_store` (`scidaq.open`) is the door for scripts and 
 """
 
 from scidaq.query.buckets import Grid, decimated
+from scidaq.query.drawing import svg_of_blocks
 from scidaq.query.folding import Buckets, Fold, Lane, Newest, arrays_of, lanes_of
 from scidaq.query.pyramid import START, Builder, Chunk, Overview, Part, Position, Pyramid, overview
 from scidaq.query.reader import Place, Reader, StreamSummary, select
@@ -53,5 +54,6 @@ __all__ = [
     "settings_at",
     "shown",
     "snapshot_at",
+    "svg_of_blocks",
     "write_sql",
 ]

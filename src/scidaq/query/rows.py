@@ -20,6 +20,7 @@ import numpy.typing as npt
 from scidaq.block import Array, Block, Channel, Gap, Mask, Schema, Times, shown
 from scidaq.errors import RequestError
 from scidaq.query.ahead import cores
+from scidaq.query.drawing import svg_of_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +145,8 @@ class Rows:
     def _repr_html_(self) -> str:
         seen = {c: None for block in self.blocks for c in block.schema.channels}
         names = ", ".join(f"{c.name} [{c.unit if self.raw else c.physical_unit}]" for c in seen)
-        return f"<p><b>{html.escape(self._title())}</b><br>{html.escape(names)}</p>"
+        picture = svg_of_blocks(self.blocks, self.raw)
+        return f"<p><b>{html.escape(self._title())}</b><br>{html.escape(names)}</p>{picture}"
 
     # ---- Arrow ----
 

@@ -35,6 +35,7 @@ from scidaq.query import (
     overview,
     settings_at,
     shown,
+    snapshot_at,
 )
 from scidaq.station.live import Happening, ViewWanted, Watch
 from scidaq.station.pushing import Follower, Pushing, follow, push, takes
@@ -193,9 +194,12 @@ class Serving:
             self._supervisor(instrument)
         return found.get(instrument, {})
 
-    def snapshot(self) -> Snapshot:
-        """Every instrument with the settings that were read of it last."""
-        return self._station.snapshot()
+    def snapshot(self, at_ns: int | None = None) -> Snapshot:
+        """Every instrument with the settings that were read of it last, now or by a time in the past."""
+        if at_ns is None:
+            return self._station.snapshot()
+        with self._reader() as reader:
+            return snapshot_at(reader, at_ns)
 
     def parameters(self, instrument: str) -> Sequence[Parameter]:
         """Its parameters, with limits; it is asked."""

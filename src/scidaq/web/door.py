@@ -66,8 +66,8 @@ class StationDoor(Protocol):
     def settings_at(self, instrument: str, t_ns: int) -> Mapping[str, Setting]:
         """Its parameters as they had been read last at a time in the past, also of one that is no longer there."""
 
-    def snapshot(self) -> Snapshot:
-        """Every instrument with the settings that were read of it last."""
+    def snapshot(self, at_ns: int | None = None) -> Snapshot:
+        """Every instrument with the settings that were read of it last, now or by a time in the past."""
 
     def parameters(self, instrument: str) -> Sequence[Parameter]:
         """Its parameters; it is asked."""
