@@ -20,6 +20,7 @@ import scidaq.station  # noqa: F401  (registers the kinds of facts)
 from scidaq.block import DTYPES, NS, Block, Calibration, Channel, Epoch, Gap, Ledger, Reason, Schema
 from scidaq.catalog import FactsLog
 from scidaq.clock import Anchor
+from scidaq.query import Builder, Pyramid
 from scidaq.store import Buffers, Record, SegmentName, SegmentWriter, journal_files, open_station, system_files
 from scidaq.store.journal import JournalWriter
 from scidaq.testing import FakeClock
@@ -107,6 +108,10 @@ SEGMENTS: dict[tuple[str, int], tuple[Pieces, dict[int, Gap], Pieces]] = {
 }
 
 
+SUMMARIZED = "scope/adc"
+"""The stream that has summaries."""
+
+
 def records() -> list[list[Record]]:
     """The commits of the journal."""
     old, new = EPOCHS["cryo/readings"]
@@ -138,6 +143,10 @@ def make(data_dir: Path) -> None:
             path.write_bytes(segment(EPOCHS[stream][number], pieces, gaps, left_out))
         journal = JournalWriter(4, STATION, T0)
         content = journal.head + b"".join(journal.encode(commit) for commit in records())
+        builder = Builder(Pyramid(data_dir / "streams" / SUMMARIZED, SUMMARIZED, files), STATION)
+        for first, rows in sorted(SEGMENTS[SUMMARIZED, 0][0]):
+            builder.take(block(EPOCHS[SUMMARIZED][0], first, rows))
+        builder.flush(builder.at, T0)
     (data_dir / "journal" / "00000004.log").write_bytes(content)
     assert journal_files(data_dir / "journal")
     (data_dir / "LOCK").unlink()

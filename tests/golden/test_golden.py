@@ -12,7 +12,7 @@ import pytest
 
 from scidaq.block import Block, Gap, RangeSet, Reason
 from scidaq.catalog import Fact, read_facts
-from scidaq.query import Reader
+from scidaq.query import Pyramid, Reader
 from scidaq.store import (
     Damage,
     Segment,
@@ -97,6 +97,23 @@ def test_the_segments_are_whole_and_arrow_opens_them(data_dir: Path) -> None:
             assert table.num_rows == segment.seal["rows"] == sum(n for _, n in make.SEGMENTS[stream, name.epoch][0])
             count += 1
     assert count == len(make.SEGMENTS)
+
+
+def test_the_summary_reads_exactly(data_dir: Path) -> None:
+    pyramid = Pyramid(data_dir / "streams" / make.SUMMARIZED, make.SUMMARIZED, system_files())
+    (part,) = pyramid.parts()[0]
+    (chunk,) = pyramid.read(part)
+    assert (chunk.first.tolist(), chunk.n.tolist()) == ([0, 600], [500, 50])
+    for i, (first, n) in enumerate(zip(chunk.first.tolist(), chunk.n.tolist(), strict=True)):
+        rows = make.block(make.EPOCHS[make.SUMMARIZED][0], first, n)
+        codes = rows.column("adc")
+        assert (chunk.t0[i], chunk.t1[i]) == (rows.t0_ns, rows.last_ns)
+        assert chunk.schema.channels[0].calibration == make.DIGITIZER.channels[0].calibration
+        assert (chunk.least[0][i] == codes.min(axis=0)).all()
+        assert (chunk.most[0][i] == codes.max(axis=0)).all()
+        assert (chunk.last[0][i] == codes[-1]).all()
+        assert (chunk.total[0][i] == codes.sum(axis=0, dtype=np.float64)).all()
+        assert (chunk.valid[0][i] == n).all()
 
 
 def test_the_journal_reads_exactly(data_dir: Path) -> None:
