@@ -42,7 +42,7 @@ def _given(model: BaseModel) -> dict[str, Any]:
 @settings.add("GET", "/settings", "read", Snapshot)
 def current_settings(request: Request, at: Time = None) -> Response:
     """Every instrument with its settings as they were read last, now or at a time in the past. None is asked."""
-    return Json(door(request).snapshot(time_ns(request, at)).as_json())
+    return Json(door(request).snapshot(time_ns(request, "at", at)).as_json())
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
