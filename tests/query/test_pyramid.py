@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scidaq.block import Block, Calibration, Channel, Schema
+from scidaq.block import Block, Calibration, Channel, Gap, Reason, Schema
 from scidaq.query import Builder, Position, Pyramid, overview
 from scidaq.query import pyramid as levels
 from scidaq.query.view import Drawn, drawn, step_for
@@ -231,3 +231,10 @@ def test_steps_of_a_grid() -> None:
         for width in (1, 100, 2000):
             step = step_for(length, width)
             assert step == 1 or width <= length / step < 2 * width
+
+
+def test_a_range_of_nothing_but_a_gap_is_drawn() -> None:
+    gap = Gap("d/s", 1, 0, 0, Reason.RESTART, 5, 900, unknown=True)
+    one = drawn("d/s", ["u"], (10, 20), 100, None, [gap])
+    assert one.buckets.gaps == (gap,)
+    assert not len(one.buckets.t0)

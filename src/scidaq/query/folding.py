@@ -200,8 +200,8 @@ class Fold:
         self._touched = False
         self._lines: list[tuple[int, list[int], npt.NDArray[np.intp] | None]] = []
         """Per column of the schema: its lanes, and which elements they are."""
-        self._scale: Floats = np.ones(0)
-        self._offset: Floats = np.zeros(0)
+        self._scale: Floats = np.ones((0, 1))
+        self._offset: Floats = np.zeros((0, 1))
 
     def take(self, item: Block | Gap) -> None:
         """Fold what came."""

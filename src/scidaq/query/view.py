@@ -52,8 +52,8 @@ def drawn(
     rest: Iterable[Block | Gap],
     gaps: Sequence[Gap] = (),
 ) -> Drawn:
-    """One view out of what summaries have and the rows behind them, in this order. Raises `RequestError` for channels
-    that are nowhere."""
+    """One view out of what summaries have and the rows behind them, in this order. Channels that are not there in this
+    range have no line."""
     step = step_for(span[1] - span[0], width)
     parts = [] if summary is None else [_buckets(stream, step, names, c) for c in _runs(summary.chunks, step)]
     fold = Fold(stream, names, step)
@@ -66,9 +66,6 @@ def drawn(
             rows += item.rows
         fold.take(item)
     parts += fold.changed()
-    known = [lane for part in parts for lane in part.lanes]
-    if names is not None and parts and not known:
-        raise RequestError(f"no channel {', '.join(names)[:140]} in this range")
     one = merged(stream, step, parts, gaps)
     end = START if summary is None else summary.end
     return Drawn(one, *span, end, rows, unfinished)
