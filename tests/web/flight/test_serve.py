@@ -16,7 +16,6 @@ from tests.web.flight.conftest import with_key
 from tests.web.live import until
 from tests.web.talk import ask
 
-
 MORE = """
 [flight]
 enabled = true
