@@ -371,7 +371,10 @@ def test_two_runs_in_one_plot_begin_together(page: Page, shown: Shown) -> None:
     for name, begin_s in (("first", 0), ("second", 25)):
         ends = {"start_ns": shown.begin_ns + begin_s * SECOND, "stop_ns": shown.begin_ns + (begin_s + 20) * SECOND}
         runs.append(shown.post("runs/past", {"name": name, "streams": ["old/spike"], **ends}))
-    page.goto(f"{shown.address}/#/plots?compare={','.join(run['id'] for run in runs)}")
+    page.goto(f"{shown.address}/#/runs")
+    for run in runs:
+        page.get_by_label(f"Compare {run['name']}").check()
+    page.get_by_role("link", name="Compare 2 runs").click()
     settled(page)
     legend = page.locator(".legend").first
     assert "first" in legend.inner_text()
