@@ -27,6 +27,8 @@ MOST_BUCKETS = 1 << 17
 """Buckets that may wait to be taken; of more the oldest are left out, and told."""
 MOST_ELEMENTS = 1 << 22
 """Numbers of a row of an array that is shown whole."""
+_SMALL = 1 << 14
+"""Numbers of a block up to which copying them costs less than looking at each column by itself."""
 _ELEMENT = re.compile(r"(.+)\[(\d{1,9})\]")
 
 
@@ -245,6 +247,8 @@ class Fold:
         open_ = self._open
         if open_ is None or block.valid or (block.epoch, block.first) != (open_.epoch, open_.end):
             return False
+        if self._is_small(block):
+            return False
         last_ns = block.last_ns
         if last_ns >= (open_.number + 1) * self.step_ns or block.t0_ns < open_.number * self.step_ns:
             return False
@@ -278,14 +282,18 @@ class Fold:
         numbers, starts, t0, t1 = _cut_rows(block, self.step_ns)
         count = len(starts)
         n = np.diff(np.append(starts, block.rows))
-        least, most, total, valid, last = (np.empty((len(self.lanes), count)) for _ in range(5))
-        for column, lanes, elements in self._lines:
-            values, mask = block.columns[column], block.valid[column] if block.valid else None
-            if elements is not None:
-                values = values[:, elements]
-            values = values.reshape(block.rows, -1)
-            ends = np.append(starts[1:], block.rows) - 1
-            least[lanes], most[lanes], total[lanes], valid[lanes], last[lanes] = _reduced(values, mask, starts, n, ends)
+        ends = np.append(starts[1:], block.rows) - 1
+        if self._is_small(block):
+            least, most, total, valid, last = _reduced(self._together(block), None, starts, n, ends)
+        else:
+            least, most, total, valid, last = (np.empty((len(self.lanes), count)) for _ in range(5))
+            for column, lanes, elements in self._lines:
+                values, mask = block.columns[column], block.valid[column] if block.valid else None
+                if elements is not None:
+                    values = values[:, elements]
+                values = values.reshape(block.rows, -1)
+                found = _reduced(values, mask, starts, n, ends)
+                least[lanes], most[lanes], total[lanes], valid[lanes], last[lanes] = found
         open_ = self._open
         if open_ is not None and block.epoch == open_.epoch and block.first < open_.end:  # rows that come late
             self._add(t0, t1, n, least, most, total, valid, last, slice(None))
@@ -313,6 +321,25 @@ class Fold:
             int(n[-1]),
             *(a[:, -1].copy() for a in (least, most, total, valid, last)),
         )
+
+    def _is_small(self, block: Block) -> bool:
+        return len(self._lines) > 1 and block.rows * len(self.lanes) <= _SMALL
+
+    def _together(self, block: Block) -> Floats:
+        """All lanes of a small block side by side, as numbers: many columns of few rows are reduced at once."""
+        out = np.empty((block.rows, len(self.lanes)))
+        for column, lanes, elements in self._lines:
+            values = block.columns[column]
+            if elements is not None:
+                values = values[:, elements]
+            mask = block.valid[column] if block.valid else None
+            if mask is not None:
+                values = np.where(mask.reshape(-1, *(1,) * (values.ndim - 1)), values, np.nan)
+            if len(lanes) == 1:
+                out[:, lanes[0]] = values.reshape(-1)
+            else:
+                out[:, lanes] = values
+        return out
 
     def _add(self, t0: Ints, t1: Ints, n: Ints, *arrays: Any) -> None:
         *values, part = arrays
@@ -484,7 +511,6 @@ def _reduced(
     """Of columns of `(rows, lanes)`: least, greatest, sum, count and last of each bucket, as `(lanes, buckets)`."""
     if values.dtype == np.bool_:
         values = values.view(np.uint8)
-    there = np.broadcast_to(n.astype(np.float64), (values.shape[1], len(n)))
     if mask is not None:
         values = np.where(mask.reshape(-1, 1), values, np.nan).astype(np.float64)
     last = values[ends].T.astype(np.float64)
@@ -501,6 +527,7 @@ def _reduced(
         there = np.add.reduceat(~nothing, starts, axis=0, dtype=np.float64).T
     else:
         total = _each(np.add, values, starts, ends, np.float64, few=few)
+        there = np.broadcast_to(n.astype(np.float64), (values.shape[1], len(n)))
     return least.T.astype(np.float64), most.T.astype(np.float64), total.T, there, last
 
 

@@ -144,7 +144,8 @@ class Watch:
 
     def turn(self, now_s: float) -> None:
         """Take what came; hand out what changed, unless the last is not dealt with yet."""
-        self.due_s = max(self.due_s + 1 / self.wanted.fps, now_s)
+        # All views of a rate have their turns together: the thread wakes up once for them.
+        self.due_s = (now_s * self.wanted.fps // 1 + 1) / self.wanted.fps
         with self._lock:
             self._attach()
             if self._budget is not None and not self._pending and self._budget.waiting:
