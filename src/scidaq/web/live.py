@@ -454,7 +454,9 @@ class _Viewer:
     async def _go_on(self, one: _Subscription, since_ns: int, begins_ns: int | None) -> None:
         """What lies between the time that a viewer knows and its first frame."""
         wanted = one.view.wanted
-        stop_ns = self._all.station.now_ns() if begins_ns is None else begins_ns
+        stop_ns = begins_ns
+        if stop_ns is None:  # no row has come since the station was started, so what is recorded is older
+            stop_ns = (await run_in_threadpool(self._all.station.stats)).started_ns
         if since_ns >= stop_ns or wanted.kind != "lines":
             return
         frame, unfinished_ns = await run_in_threadpool(self._history, one.view, since_ns, stop_ns)
