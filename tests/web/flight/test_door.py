@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,19 @@ class TestOpening:
         with pytest.raises(StationError, match="without TLS"):
             FlightDoor(bulk.live.station, Path(), options, SecurityOptions()).__enter__()
 
-    def test_a_port_that_is_taken_is_told(self, bulk: Bulk) -> None:
+    def test_a_port_that_is_taken_is_told(self, bulk: Bulk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("scidaq.web.flight.process.PORT_S", 0.1)
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(StationError, match=rf"port {port} .* is taken .* flight\.port"):
                 another(bulk, port=port).__enter__()
+
+    def test_one_that_is_about_to_be_free_is_waited_for(self, bulk: Bulk) -> None:
+        taken = socket.create_server(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        threading.Timer(0.2, taken.close).start()
+        with another(bulk, port=port) as door:
+            assert door.address.endswith(f":{port}")
 
     def test_one_that_is_off_is_none(self, bulk: Bulk) -> None:
         with another(bulk, enabled=False) as door:

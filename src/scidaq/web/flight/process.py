@@ -35,6 +35,8 @@ MESSAGE = 1 << 16
 """The longest message on the socket between the two."""
 TELL_S = 1.0
 """How often what was counted is told."""
+PORT_S = 3.0
+"""How long a port that is taken is waited for."""
 START_S = 60.0
 STOP_S = 8.0
 AGAIN_S, AGAIN_MOST_S = 0.5, 30.0
@@ -161,6 +163,19 @@ class FlightDoor:
 
     def _choose_port(self) -> None:
         """Look whether the port can be had, for an error in words."""
+        deadline_s = time.monotonic() + PORT_S
+        while (error := self._port_refused()) is not None:
+            taken = error.errno == errno.EADDRINUSE and self.options.port
+            if taken and self._any_port:
+                log.warning("the port is taken, another is used", port=self.options.port)
+                self._port = 0
+                return
+            if not taken or time.monotonic() >= deadline_s:
+                raise StationError(self._why_no_port(error)) from error
+            self._stopping.wait(0.05)  # the process of a station that was killed is about to end
+
+    def _port_refused(self) -> OSError | None:
+        """What the system says to somebody who wants to listen at the port; None when it may."""
         o = self.options
         family = socket.AF_INET6 if ":" in o.bind_address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as trial:
@@ -169,11 +184,8 @@ class FlightDoor:
                 trial.bind((o.bind_address, o.port))
                 trial.listen(1)
             except OSError as error:
-                if error.errno == errno.EADDRINUSE and self._any_port and o.port:
-                    log.warning("the port is taken, another is used", port=o.port)
-                    self._port = 0
-                    return
-                raise StationError(self._why_no_port(error)) from error
+                return error
+        return None
 
     def _why_no_port(self, error: OSError) -> str:
         o = self.options
