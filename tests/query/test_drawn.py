@@ -27,6 +27,7 @@ from scidaq.query import (
     lanes_of,
     overview,
     shown,
+    view,
 )
 from scidaq.store import Files, system_files
 
@@ -298,9 +299,10 @@ def spectra(epoch: int, first: int, times: Sequence[int], schema: Schema = SPECT
     st.integers(1, 1000),
     st.integers(1, 30),
     st.integers(0, 100),
+    st.booleans(),
 )
 def test_whole_arrays_are_chosen_evenly_and_the_newest_is_there(
-    epochs: list[list[int]], start: int, length: int, rows: int, estimate: int
+    epochs: list[list[int]], start: int, length: int, rows: int, estimate: int, large: bool
 ) -> None:
     recorded = Recorded([spectra(n, 0, times) for n, times in enumerate(epochs)])
     span = (start, start + length)
@@ -308,7 +310,10 @@ def test_whole_arrays_are_chosen_evenly_and_the_newest_is_there(
     def read(a: int, b: int) -> Iterator[Block | Gap]:
         return recorded.rest(Position(0, 0), a, b)
 
-    found = chosen(read, None, span, rows, estimate)
+    with pytest.MonkeyPatch.context() as patch:
+        if large:
+            patch.setattr(view, "AT_ONCE", 0)
+        found = chosen(read, None, span, rows, estimate)
     inside = [t for times in epochs for t in times if span[0] <= t < span[1]]
     assert bool(found) == bool(inside)
     assert len(found) <= rows

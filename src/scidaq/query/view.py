@@ -20,6 +20,8 @@ from scidaq.query.pyramid import START, Chunk, Overview, Position, alike, groupe
 MOST_ROWS = 20_000_000
 """Rows that are read for one view: where summaries lack more, the rest is told as not summarized yet."""
 MOST_GAPS = 2000
+AT_ONCE = 32 << 20
+"""Bytes of rows that are rather read than looked for one by one."""
 MOST_NUMBERS = 16 << 20
 """Of arrays that are shown whole."""
 
@@ -161,14 +163,22 @@ def chosen(
 
     `read` gives what lies between two times. It is asked for the first row of each of so many stretches, and no
     further, so that what lies between is not read. Of rows with many numbers fewer are chosen. `estimate` is about how
-    many rows there are. Raises `RequestError` for channels that are none.
+    many rows there are. A range of few bytes is read in one go. Raises `RequestError` for channels that are none.
     """
+    held: list[Block] = []
+    size = 0
+    for item in read(*span):
+        if isinstance(item, Block):
+            held.append(item)
+            size += item.nbytes
+            if size > AT_ONCE:
+                break
+    else:
+        return _evenly(held, names, rows)
     newest = _newest_of(read, span, estimate)
     if newest is None:
         return []
-    lanes = arrays_of(newest.schema, names)
-    numbers = sum(newest.schema.channels[lane.column].elements for lane in lanes)
-    rows = max(1, min(rows, MOST_NUMBERS // max(1, numbers)))
+    rows = _most(newest.schema, names, rows)
     out = {(newest.epoch, newest.first): newest}
     length, cell = newest.t0_ns - span[0], 0
     while cell < rows - 1:
@@ -180,6 +190,31 @@ def chosen(
         out[first.epoch, first.first] = first
         cell = max(cell + 1, (first.t0_ns - span[0]) * (rows - 1) // max(1, length) + 1)
     return sorted(out.values(), key=lambda b: (b.t0_ns, b.epoch, b.first))
+
+
+def _most(schema: Schema, names: Sequence[str] | None, rows: int) -> int:
+    numbers = sum(schema.channels[lane.column].elements for lane in arrays_of(schema, names))
+    return max(1, min(rows, MOST_NUMBERS // max(1, numbers)))
+
+
+def _evenly(blocks: Sequence[Block], names: Sequence[str] | None, rows: int) -> list[Block]:
+    """The same of rows that are at hand."""
+    if not blocks:
+        return []
+    times = np.concatenate([b.time_ns() for b in blocks])
+    ends = np.cumsum([b.rows for b in blocks])
+    order = np.argsort(times, kind="stable")
+    newest = int(np.searchsorted(ends, order[-1], "right"))
+    rows = _most(blocks[newest].schema, names, rows)
+    first, last = int(times[order[0]]), int(times[order[-1]])
+    wanted = [first + (last - first) * k // max(1, rows - 1) for k in range(rows - 1)]
+    places = np.append(np.searchsorted(times[order], np.array(wanted, np.int64)), len(times) - 1)
+    out = []
+    for at in order[np.unique(places)].tolist():
+        k = int(np.searchsorted(ends, at, "right"))
+        row = blocks[k].end - int(ends[k]) + at
+        out.append(blocks[k].slice(row, row + 1))
+    return out
 
 
 def _newest_of(read: Callable[[int, int], Iterable[Block | Gap]], span: tuple[int, int], estimate: int) -> Block | None:
