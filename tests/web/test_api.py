@@ -83,7 +83,7 @@ def test_what_is_not_there_and_what_may_not_be(live: Live) -> None:
     nowhere = live.ask("nowhere")
     assert (nowhere.status, nowhere.kind) == (404, "not-found")
     wrong = live.ask("status", "DELETE")
-    assert (wrong.status, wrong.kind, wrong.headers["allow"]) == (405, "method-not-allowed", "GET")
+    assert (wrong.status, wrong.kind, wrong.headers["allow"]) == (405, "method-not-allowed", "GET, HEAD")
     assert live.ask("status/").status == 404  # not a redirect
 
 
@@ -217,3 +217,25 @@ def test_the_audit_says_who_did_what(live: Live) -> None:
     assert further[0]["seq"] < noted["seq"]
     assert 'rel="next"' in answer.headers["link"]
     assert live.ask("audit?cursor=x").status == 422
+
+
+HEADED = ("/health/live", "/health", "/metrics", "status", "instruments/wave", "streams/wave/wave/data?last=3", "keys")
+
+
+@pytest.mark.parametrize("path", [*HEADED, "instruments/nobody", "/docs", "/api/v1/openapi.json"])
+def test_head_is_get_without_the_body(live: Live, path: str) -> None:
+    whole, head = live.ask(path), live.ask(path, "HEAD")
+    assert (head.status, head.body) == (whole.status, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert live.ask("status", "HEAD", key=None).status == 401
+    assert live.ask("keys", "HEAD", key="read").status == 403
+    assert live.ask("stats", "PUT").headers["allow"] == "GET, HEAD"
+
+
+def test_head_of_a_large_answer_makes_no_more_of_it_than_the_header(live: Live) -> None:
+    live.until_rows("wave/wave", 1000)
+    head = live.ask("streams/wave/wave/data?limit=1000&format=csv", "HEAD", key="read")
+    assert (head.status, head.body) == (200, b"")
+    assert "etag" in head.headers
+    again = live.ask("streams/wave/wave/data?limit=1000&format=csv", "HEAD", key="read", Connection="keep-alive")
+    assert again.status == 200

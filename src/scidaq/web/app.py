@@ -16,7 +16,7 @@ from scidaq import __version__
 from scidaq.web import problem
 from scidaq.web.changes import Changes
 from scidaq.web.door import ConfigDoor, LogTail, StationDoor
-from scidaq.web.front import Front
+from scidaq.web.front import App, Front, Message, Receive, Scope, Send
 from scidaq.web.keys import KeyStore
 from scidaq.web.leases import Leases
 from scidaq.web.live import Viewers
@@ -38,6 +38,39 @@ class _App(FastAPI):
         return within
 
 
+class Heads:
+    """Answers HEAD as GET without the body: `app` makes the header, and is ended when it begins with the rest."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        ended = False
+
+        async def header_only(message: Message) -> None:
+            nonlocal ended
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            ended = True
+            await send({"type": "http.response.body", "body": b""})
+            raise _EnoughError
+
+        try:
+            await self._app({**scope, "method": "GET"}, receive, header_only)
+        except Exception:  # ours, or a group with it
+            if not ended:
+                raise
+
+
+class _EnoughError(Exception):
+    """The header is there, and nobody wants more."""
+
+
 def make_app(
     station: StationDoor,
     web: WebServer,
@@ -49,7 +82,7 @@ def make_app(
     app = make_interface()
     app.state.station, app.state.web, app.state.keys, app.state.config = station, web, keys, config
     app.state.leases = Leases()
-    front = web.front = app.state.front = Front(Changes(app, station), web.options, web.security, keys)
+    front = web.front = app.state.front = Front(Changes(Heads(app), station), web.options, web.security, keys)
     app.state.logs = logs
     web.viewers = app.state.viewers = Viewers(station, front, logs)
     app.state.sql_threads = CapacityLimiter(_SQL_THREADS)
@@ -95,6 +128,8 @@ def _errors(app: FastAPI) -> None:
         detail = f"there is nothing at {request.url.path}" if error.status_code == 404 else str(error.detail)
         if error.status_code == 405:
             detail = f"{request.method} is not allowed here: see the header Allow"
+            allowed = [one.strip() for one in (error.headers or {}).get("Allow", "").split(",") if one.strip()]
+            error.headers = {"Allow": ", ".join(allowed + ["HEAD"] * ("GET" in allowed))}
         return problem.response(Problem(error.status_code, kind, detail, error.headers), request.state.request_id)
 
 
