@@ -214,15 +214,20 @@ def test_who_never_shakes_hands_keeps_nobody_out(doors: OpenDoors, tmp_path: Pat
         assert shake_hands(web.address)[0] == "TLSv1.3"
         assert len(web.gate.shaking) <= 8
         assert web.gate.stats().evicted >= 32
-        assert knocking[0].recv(1) == b""
-        began = time.monotonic()
+        assert is_closed(knocking[0])
         web.close()
-        assert time.monotonic() - began < 4
-    except ConnectionResetError:  # which says the same
-        pass
+        assert all(map(is_closed, knocking))
     finally:
         for one in knocking:
             one.close()
+
+
+def is_closed(one: socket.socket) -> bool:
+    """Whether the other end has ended the connection, politely or not."""
+    try:
+        return one.recv(1) == b""
+    except ConnectionResetError:
+        return True
 
 
 @openssl
