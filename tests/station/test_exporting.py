@@ -69,6 +69,14 @@ def until(what: Callable[[], bool]) -> None:
         assert turns < 3000, "not in time"
 
 
+def counted(exports: Exports) -> dict[str, float]:
+    """What the metrics say of them, by state and result."""
+    samples = list(exports.samples())
+    (seconds,) = [s.value for s in samples if s.metric == "scidaq_export_seconds_total"]
+    assert isinstance(seconds, float)
+    return {s.labels[0]: s.value for s in samples if s.labels}  # type: ignore[misc]
+
+
 def test_it_is_made_and_found_again_by_the_next_start(tmp_path: Path) -> None:
     with Scripted(tmp_path) as exports:
         begun = exports.begin(WANTED, "kim")
@@ -79,8 +87,10 @@ def test_it_is_made_and_found_again_by_the_next_start(tmp_path: Path) -> None:
         assert (path.read_text(), one.sha256) == ("x", "00")
         with pytest.raises(Unknown, match="no file"):
             exports.file(done.id, "ended.json")
+        assert counted(exports) == {"queued": 0, "running": 0, "done": 1, "failed": 0}
     with Scripted(tmp_path) as again:
         assert again.all() == [done]
+        assert counted(again)["done"] == 0, "they are those since the start"
         again.remove(done.id)
         assert list((tmp_path / "exports").iterdir()) == []
         with pytest.raises(Unknown, match="no export"):

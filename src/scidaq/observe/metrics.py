@@ -148,6 +148,10 @@ CATALOGUE: tuple[Metric, ...] = (
         "destination",
         "result",
     ),
+    # exports
+    _s("export_jobs", "gauge", "exports", "Exports that wait (queued) or are made (running).", "state"),
+    _s("exports_total", "counter", "exports", "Exports that have ended: done or failed.", "result"),
+    _s("export_seconds_total", "counter", "seconds", "Time that making them took, from the beginning of each."),
     # what the web door knows
     _s("event_loop_lag_seconds", "gauge", "seconds", "How late the event loop of the HTTP server last was."),
     _s("http_requests_total", "counter", "requests", "Requests over HTTP.", "method", "status"),

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from scidaq.archive import FORMATS
 from scidaq.block import NS
 from scidaq.clock import Clock
 from scidaq.errors import RequestError, TooMany, Unknown, WriteFailed
+from scidaq.observe import Sample
 from scidaq.store import Files, make_directory, publish
 
 log = structlog.get_logger(__name__)
@@ -134,6 +136,8 @@ class Exports:
         self._lock, self._beginning = threading.Lock(), threading.Lock()
         self._jobs: dict[str, Export] = {}
         """In the order in which they were asked for."""
+        self._ended = {"done": 0, "failed": 0}
+        self._seconds = 0.0
         self._bell, self._stopping = threading.Event(), False
         self._worker: tuple[str, subprocess.Popen[bytes]] | None = None
         """The export under way, and the process that makes it."""
@@ -153,6 +157,17 @@ class Exports:
         self._bell.set()
         if self._thread is not None:
             self._thread.join(_JOIN_S)
+
+    def samples(self) -> Iterator[Sample]:
+        """What the metrics say of them, since the start."""
+        with self._lock:
+            states = Counter(one.state for one in self._jobs.values())
+            ended, seconds = dict(self._ended), self._seconds
+        for state in ("queued", "running"):
+            yield Sample("scidaq_export_jobs", (state,), states[state])
+        for result, count in ended.items():
+            yield Sample("scidaq_exports_total", (result,), count)
+        yield Sample("scidaq_export_seconds_total", (), seconds)
 
     # ---- the verbs ----
 
@@ -241,11 +256,14 @@ class Exports:
                 self._expire()
                 self._clock.wait(self._bell, _LOOK_S)
                 continue
+            began_s = self._clock.monotonic_s()
             try:
                 self._make(job)
             except Exception as error:  # the next one is to be made all the same
                 log.exception("an export could not be made", export=job.id)
                 self._end(job, state="failed", error=f"a fault of the program: {error}")
+            with self._lock:
+                self._seconds += self._clock.monotonic_s() - began_s
 
     def _make(self, job: Export) -> None:
         """Have it made, following how it goes on; what went wrong is kept with it."""
@@ -353,6 +371,7 @@ class Exports:
         with self._lock:
             if stays := job.id in self._jobs:
                 self._jobs[job.id] = ended
+                self._ended[ended.state] += self._thread is not None  # not of before, which are found at the start
         if not stays:
             self._clear(job.id, records=True)
 

@@ -463,6 +463,7 @@ class Station:
         written = self._recorder.written_bytes
         watch = watching.Watch(self.plan.data_dir, clock, self.health, written, interval_s)
         self.metrics = Metrics(lambda: watching.samples(self.stats(), watch, self.health), monitoring.labelled_streams)
+        self.metrics.add(self.exports.samples)
         stack.enter_context(watch)
 
     # ---- streams ----
