@@ -27,6 +27,14 @@ def test_what_is_in_the_way_is_told_before_anything_is_taken(
     said = capsys.readouterr().err
     assert "row of import/b; c.csv begins" in said
     assert "Nothing was imported" in said
+    assert run(["import", *old, *where, "--dry-run"]) == 1, "as it would be"
+    assert "row of import/b; c.csv begins" in capsys.readouterr().err
+    assert run(["import", newer, "--stream", "import/b", *where, "--dry-run"]) == 0
+    assert "newer.csv: nothing to do, its 5 rows are in import/b already" in capsys.readouterr().out
+    assert run(["import", newer, "--stream", "import/d", *where, "--dry-run"]) == 0
+    assert "already" not in capsys.readouterr().out
+    assert run(["import", newer, "--data-dir", str(tmp_path / "none"), "--dry-run"]) == 0
+    assert not (tmp_path / "none").exists()
     assert Reader(tmp_path / "data").names() == ["import/b", "import/c"]
     assert run(["import", old[0], *where]) == 0
     assert run(["import", *old, "--stream", "old", *where]) == 0

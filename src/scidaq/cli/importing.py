@@ -11,7 +11,7 @@ from scidaq.block import Channel
 from scidaq.cli.times import shown
 from scidaq.errors import RequestError
 from scidaq.instruments import Reading, Table, tables
-from scidaq.station import Imported, Importer, Source, streams_of
+from scidaq.station import Imported, Importer, Source, compare, streams_of
 
 Told = Callable[[int, int | None], object]
 _MANY = 12
@@ -48,6 +48,12 @@ def import_files(
                 print(f"note: {path.name}: {note}", file=sys.stderr)
             _check_times(path, parts)
     if dry_run:
+        compared = []
+        for path, streams in found:
+            with _bar(f"reading {path.name}", "bytes") as told:
+                compared.append((Source.of(path, reading, told), streams))
+        for line in compare(data_dir, compared):
+            print(line)
         return
     done: list[Imported] = []
     with Importer(data_dir, station) as importer:

@@ -1,7 +1,7 @@
 """A station: one data directory and its owner; `record`, the same for a script, and `Importer`, for files."""
 
 from scidaq.station.exporting import Export, ExportFile, Exports, ExportWanted
-from scidaq.station.importing import Imported, Importer, Source, streams_of
+from scidaq.station.importing import Imported, Importer, Source, compare, streams_of
 from scidaq.station.live import Happening, Live, LiveStats, ViewWanted, Watch, grid_step_ns
 from scidaq.station.plan import InstrumentPlan, PlanChanges, StationPlan
 from scidaq.station.pushing import Follower, Pushing
@@ -42,6 +42,7 @@ __all__ = [
     "ViewWanted",
     "Wanted",
     "Watch",
+    "compare",
     "grid_step_ns",
     "open_runs",
     "record",

@@ -19,10 +19,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from scidaq.block import IMPORTED, NS, Block, Epoch, Gap, Reason, Resume, check_stream_id
-from scidaq.catalog import Fact, NewRun, register_kind
+from scidaq.catalog import Fact, NewRun, read_facts, register_kind
 from scidaq.clock import Anchor, Clock, SystemClock
-from scidaq.errors import DiskStalled, RequestError, StationBusy, UnreadableFile, WriteFailed
+from scidaq.errors import DiskStalled, RequestError, StationBusy, UnknownStream, UnreadableFile, WriteFailed
 from scidaq.instruments import Reading, Table
+from scidaq.query import Reader
 from scidaq.station.plan import StationPlan
 from scidaq.station.script import RING_BYTES, _Hand, _Tail
 from scidaq.store import Files, Options, Policy
@@ -258,24 +259,12 @@ class Importer:
 
         A table that was taken before is not in the way, whatever has come since; nor is one that was interrupted.
         """
-        behind: list[str] = []
-        for source, streams in files:
-            for stream, parts in streams.items():
-                resume = self._station.stand(stream)
-                newest = resume.last_ns if resume is not None else None
-                if resume is None or newest is None or (resume.epoch.counter or "").startswith(source.counter):
-                    continue
-                if self._station.ended_before(source, stream) is not None:
-                    continue
-                first = _first_ns(parts)
-                if first is not None and first < newest:
-                    behind.append(_behind(source, stream, newest - first))
-        if behind:
-            what = "; ".join(behind)
-            below = any(len(streams) > 1 for _, streams in files)
-            how = "choose others with --stream and an instrument without a slash" if below else _ANOTHER
-            also = ", or import into a directory of its own. Nothing was imported"
-            raise RequestError(f"{what}; rows of a stream come in the order of time: {how}{also}")
+
+        def stands(stream: str) -> tuple[int | None, str]:
+            resume = self._station.stand(stream)
+            return (None, "") if resume is None else (resume.last_ns, resume.epoch.counter or "")
+
+        _check(files, stands, lambda source, stream: self._station.ended_before(source, stream) is not None)
 
     def take(self, source: Source, stream: str, tables: Sequence[Table], progress: Progress | None = None) -> Imported:
         """Take some tables of a file into a stream, one behind the other.
@@ -308,6 +297,60 @@ def _first_ns(tables: Sequence[Table]) -> int | None:
                 if isinstance(item, Block):
                     return item.t0_ns
     return None
+
+
+def compare(data_dir: Path, files: Sequence[tuple[Source, Mapping[str, Sequence[Table]]]]) -> list[str]:
+    """Which of some tables are recorded already, in words; touches nothing, so a station may run there.
+
+    Raises `RequestError` as `Importer.check` would.
+    """
+    if not (data_dir / "station.json").exists():
+        return []
+    reader = Reader(data_dir)
+    taken = {
+        (fact.data.get("sha256"), fact.data.get("key"), fact.data.get("stream")): fact.data
+        for fact in read_facts(data_dir / "facts")
+        if isinstance(fact, Fact) and fact.kind == ENDED
+    }
+
+    def stands(stream: str) -> tuple[int | None, str]:
+        try:
+            lasts = [one.last_ns for one in reader.summary(stream) if one.last_ns is not None]
+            epochs = reader.epochs(stream)
+        except UnknownStream:
+            return None, ""
+        return max(lasts, default=None), (epochs[-1].counter or "") if epochs else ""
+
+    _check(files, stands, lambda source, stream: (source.sha256, source.key, stream) in taken)
+    return [
+        f"{source.path.name}: nothing to do, its {said.get('rows', 0)} rows are in {stream} already"
+        for source, streams in files
+        for stream in streams
+        if (said := taken.get((source.sha256, source.key, stream))) is not None
+    ]
+
+
+def _check(
+    files: Sequence[tuple[Source, Mapping[str, Sequence[Table]]]],
+    stands: Callable[[str], tuple[int | None, str]],
+    taken: Callable[[Source, str], bool],
+) -> None:
+    """`stands` says of a stream the time of its newest row and the counter of its newest epoch."""
+    behind: list[str] = []
+    for source, streams in files:
+        for stream, parts in streams.items():
+            newest, counter = stands(stream)
+            if newest is None or counter.startswith(source.counter) or taken(source, stream):
+                continue
+            first = _first_ns(parts)
+            if first is not None and first < newest:
+                behind.append(_behind(source, stream, newest - first))
+    if behind:
+        what = "; ".join(behind)
+        below = any(len(streams) > 1 for _, streams in files)
+        how = "choose others with --stream and an instrument without a slash" if below else _ANOTHER
+        also = ", or import into a directory of its own. Nothing was imported"
+        raise RequestError(f"{what}; rows of a stream come in the order of time: {how}{also}")
 
 
 def _behind(source: Source, stream: str, by_ns: int) -> str:
