@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -168,6 +169,22 @@ def test_one_name_is_under_way_once(rig: Rig) -> None:
     assert rig.keeper.stop("a").id == again.id != first.id
     with pytest.raises(RequestError, match="begins now"):
         rig.keeper.start(NewRun("c", T0, T0 + 1))
+
+
+def test_runs_of_one_name_at_the_same_time_are_told(rig: Rig) -> None:
+    under_way = rig.keeper.start(NewRun("a"))
+    rig.keeper.start(NewRun("b"))
+    with pytest.raises(RequestError, match="'a' is under way, too"):
+        rig.keeper.edit("b", RunChanges(name="a"))
+    rig.clock.advance(10)
+    with structlog.testing.capture_logs() as said:
+        beside = rig.keeper.add(NewRun("a", T0 + S, T0 + 2 * S))
+        before = rig.keeper.add(NewRun("a", T0 - 2 * S, T0))
+    assert [one["ids"] for one in said] == [[beside.id, under_way.id]]
+    assert rig.keeper.book.namesakes(before) == []
+    with structlog.testing.capture_logs() as said:
+        rig.keeper.edit(before.id, RunChanges(stop_ns=T0 + S + 1))
+    assert said[0]["log_level"] == "warning"
 
 
 def test_without_a_station_no_run_is_started(tmp_path: Path) -> None:

@@ -110,6 +110,14 @@ def test_streams_that_there_are_not_are_noted(typed: Typed, capsys: Captured, ve
         assert noted("cam/*", "--config", str(tmp_path / "lab.toml")) == ""
 
 
+def test_a_name_that_two_runs_have_at_the_same_time_is_noted(typed: Typed, capsys: Captured) -> None:
+    first = typed("run", "add", "night", "--from", "-1h", "--to", "now").split()[-1]
+    assert run(["run", "add", "night", "--from", "-30m", "--to", "now", "--data-dir", str(typed.data)]) == 0
+    assert f"note: another run of that name is {first}, " in capsys.readouterr().err
+    assert run(["run", "add", "night", "--from", "-3h", "--to", "-2h", "--data-dir", str(typed.data)]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_holds(typed: Typed) -> None:
     typed("run", "add", "night", "--from", "-1h", "--to", "now")
     said = typed("run", "hold", "night", "--until", "30d", "--why", "paper", "--by", "Ada")

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 
+import structlog
+
 from scidaq.block import shown
 from scidaq.catalog.facts import Fact, FactsLog
 from scidaq.catalog.runs import (
@@ -38,6 +40,8 @@ from scidaq.catalog.runs import (
 )
 from scidaq.clock import Clock
 from scidaq.errors import RequestError
+
+log = structlog.get_logger(__name__)
 
 NAME_CHARACTERS = 200
 TEXT_CHARACTERS = 20_000
@@ -381,6 +385,7 @@ class RunKeeper:
             except BaseException:
                 self._tell()
                 raise
+            self._note_namesakes(key)
             return self.book.run(key)
 
     def stop(self, run: str) -> Run:
@@ -467,6 +472,7 @@ class RunKeeper:
             said |= {edge: _bounded(seen) for edge, ns in edges if (seen := self._snapshot_at(ns)) is not None}
         key = str(uuid.uuid4())
         self._note(RUN_ADDED, said | {"run": key, "start_ns": new.start_ns, "stop_ns": new.stop_ns})
+        self._note_namesakes(key)
         return self.book.run(key)
 
     def edit(self, run: str, changes: RunChanges) -> Run:
@@ -487,7 +493,11 @@ class RunKeeper:
             if changes.metadata is not None:
                 kept = {k: v for k, v in ({**one.metadata, **changes.metadata}).items() if v is not None}
                 _check_metadata(kept, removes=False)
+            if one.under_way and any(r.name == said.get("name") and r.id != one.id for r in self.book.under_way()):
+                raise RequestError(f"a run {said['name']!r} is under way, too: take another name")
             self._note(RUN_EDITED, {"run": one.id, "changes": said})
+            if said.keys() & {"name", "start_ns", "stop_ns"}:
+                self._note_namesakes(one.id)
             if one.under_way and changes.streams is not None:
                 self._tell()
             return self.book.run(one.id)
@@ -502,6 +512,12 @@ class RunKeeper:
                 raise RequestError(f"run {one.name!r} is held ({held[0].id}): release it first")
             self._note(RUN_DELETED, {"run": one.id, "name": one.name})
             return replace(one, deleted=True)
+
+    def _note_namesakes(self, key: str) -> None:
+        """A station says in its log that a name means two runs; without one, who asked is told by who asks."""
+        if self._live and (others := self.book.namesakes(one := self.book.run(key))):
+            ids = [one.id, *(other.id for other in others)]
+            log.warning("runs of one name at the same time: only their ids tell which is meant", run=one.name, ids=ids)
 
     def _shown(self, run: str) -> Run:
         one = self.book.run(run)

@@ -322,6 +322,17 @@ class RunBook:
         known = [r.name for r in runs]
         raise UnknownRun(name_or_id, known, get_close_matches(name_or_id, known, _NEAR))
 
+    def namesakes(self, one: Run) -> list[Run]:
+        """Other runs of the same name at the same time."""
+        return [
+            other
+            for other in self.runs()
+            if other.name == one.name
+            and other.id != one.id
+            and (other.stop_ns is None or one.start_ns < other.stop_ns)
+            and (one.stop_ns is None or other.start_ns < one.stop_ns)
+        ]
+
     def under_way(self) -> list[Run]:
         """The runs that have not ended, by their start."""
         return [r for r in self.runs() if r.under_way]

@@ -44,12 +44,14 @@ def run_add(
     data_dir: DataDir = None,
 ) -> None:
     """Declare a run for the past, over what has been recorded."""
-    from scidaq.cli.runs import note_unfit, run_acts, time_ns
+    from scidaq.cli.runs import note_namesakes, note_unfit, run_acts, time_ns
 
     with typed():
         new = run_of(name, operator, sample, notes, meta, streams, time_ns(start), time_ns(stop))
     with run_acts(where := directory(config, data_dir)) as acts:
-        print(f"run {name}: {acts.add(new).id}")
+        made = acts.add(new)
+        print(f"run {name}: {made.id}")
+        note_namesakes(where, made)
         note_unfit(acts, where, new.streams, lambda: configured_instruments(config, data_dir))
 
 
@@ -65,12 +67,14 @@ def run_start(
     data_dir: DataDir = None,
 ) -> None:
     """Begin a run on the station that records now."""
-    from scidaq.cli.runs import note_unfit, run_acts
+    from scidaq.cli.runs import note_namesakes, note_unfit, run_acts
 
     with typed():
         new = run_of(name, operator, sample, notes, meta, streams)
     with run_acts(where := directory(config, data_dir)) as acts:
-        print(f"run {name}: {acts.start(new).id}")
+        made = acts.start(new)
+        print(f"run {name}: {made.id}")
+        note_namesakes(where, made)
         note_unfit(acts, where, new.streams, lambda: configured_instruments(config, data_dir))
 
 
@@ -127,14 +131,16 @@ def run_edit(
 ) -> None:
     """Say something else of a run; what is not given stays. The snapshots of the instruments stay as they were."""
     from scidaq.catalog import RunChanges
-    from scidaq.cli.runs import metadata_of, note_unfit, run_acts, streams_of, time_ns
+    from scidaq.cli.runs import metadata_of, note_namesakes, note_unfit, run_acts, streams_of, time_ns
 
     with typed():
         changed = {**metadata_of(meta or ()), **dict.fromkeys(unmeta or ())} or None
         chosen = None if streams is None else () if streams == "all" else streams_of(streams)
         changes = RunChanges(name, time_ns(start), time_ns(stop), chosen, operator, sample, notes, changed)
     with run_acts(where := directory(config, data_dir)) as acts:
-        print(f"run {acts.edit(run, changes).name} is changed")
+        edited = acts.edit(run, changes)
+        print(f"run {edited.name} is changed")
+        note_namesakes(where, edited)
         note_unfit(acts, where, chosen or (), lambda: configured_instruments(config, data_dir))
 
 

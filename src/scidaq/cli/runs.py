@@ -122,6 +122,16 @@ def note_unfit(acts: RunActs, data_dir: Path, patterns: Iterable[str], configure
             print(f"note: no stream fits {pattern!r}{hint}", file=sys.stderr)
 
 
+def note_namesakes(data_dir: Path, run: Run) -> None:
+    """Say of a run that others have its name at the same time."""
+    with suppress(ScidaqError):  # what was asked for is done
+        for other in _book(data_dir).namesakes(run):
+            span = f"{shown(other.start_ns)} to {shown(other.stop_ns) if other.stop_ns is not None else 'now'}"
+            print(
+                f"note: another run of that name is {other.id}, {span}: only ids tell which is meant", file=sys.stderr
+            )
+
+
 def release(acts: RunActs, data_dir: Path, wanted: str) -> list[Hold]:
     """End the hold of this id, or all that keep the run of this name or id."""
     book = _book(data_dir)
