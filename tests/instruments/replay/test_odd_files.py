@@ -79,6 +79,9 @@ def test_encodings(tmp_path, encoding):
     ("text", "what"),
     [
         ("", "it is empty"),
+        ('{"a": 1}\n{"a": 2}\n', "line 1: it looks like JSON, and no table"),
+        ("\n[[1, 2],\n [3, 4]]\n", "line 2: it looks like JSON, and no table"),
+        ("<!doctype html>\n<html></html>\n", "line 1: it looks like XML or HTML, and no table"),
         ("\n# x\n\n", "nothing in it but blank lines and comments"),
         (f"time,v\n{T},1\n{T + 1},oops\n", "line 3, column 'v': 'oops' is no number"),
         (f"# x\ntime,v\n{T},1\n# y\n{T + 1},2,3\n", "line 5: it has 3 cells where the header has 2"),

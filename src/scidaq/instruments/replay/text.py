@@ -65,6 +65,9 @@ _ZONED = re.compile(r".*(?:Z|[+-]\d\d:?\d\d)\s*$")
 _BOOLS = frozenset(("true", "false"))
 
 
+_MARKUP = re.compile(r"\s*(<[!?A-Za-z]|\{|\[\s*[\[{])")
+
+
 class _Wrong(Exception):
     """A cell that is not what its column is."""
 
@@ -259,6 +262,9 @@ def _table(path: Path, lines: Sequence[str], reading: Reading) -> _Found:
     ]
     if not numbered:
         raise UnreadableFile(path, f"line {len(lines)}", "there is nothing in it but blank lines and comments")
+    if (found := _MARKUP.match(numbered[0][1])) is not None:
+        what = "XML or HTML" if found[1][0] == "<" else "JSON"
+        raise UnreadableFile(path, f"line {numbered[0][0] + 1}", f"it looks like {what}, and no table of columns")
     inspected = numbered[: 4 * _LINES]
     delimiter, decimal = max(_candidates([line for _, line in inspected]))[1:]
     rows = [(n, _cells(line, delimiter)) for n, line in inspected]
@@ -689,6 +695,9 @@ class _File:
             parts.append((i, described(column, self.reading, dtype, **more)))
         if not parts:
             raise UnreadableFile(self.path, f"line {self.dialect.skip}", "it has no column but the time")
+        if self.time_at is None and self.rows != 0 and all(c.dtype == "text" for _, c in parts):
+            line = f"line {self.dialect.skip + 1}"
+            raise UnreadableFile(self.path, line, "there is neither a time nor a number: it is text, and no table")
         schema = Schema(tuple(c for _, c in parts), None if self.time_at is not None else self.reading.rate)
         timed = self.time_at is not None and (self.stamps or (self.rule is not None and self.rule.timed))
         timed, shift_ns = settle(self.path, timed, self.reading)
