@@ -220,7 +220,7 @@ driver = "waveform"
 pre_trigger_s = "yes"
 [instruments.typo]
 driver = "wavefrom"
-rate_hz = 5
+rate_hz = -5
 [instruments.broken]
 driver = "broken"
 [instruments.buggy]
@@ -280,6 +280,8 @@ a-z 0-9 _ -
 config/default.toml:40: instruments.nodriver: driver is missing, expected a string
 config/default.toml:41: instruments.nodriver.pre_trigger_s: found "yes", expected a number of at least 0
 config/default.toml:43: instruments.typo.driver: there is no driver 'wavefrom'; did you mean waveform?
+config/default.toml:44: instruments.typo.rate_hz: found -5, expected a number above 0 \
+and at most 1000000000
 config/default.toml:46: instruments.broken.driver: driver 'broken' cannot be used: ImportError: no libnidaq
 config/default.toml:47: instruments.buggy: driver 'buggy' failed at its options: KeyError: 'oops'
 config/default.toml:52: instruments.meter2: uses tcp://lab:5025, which instruments.meter1 (config/default.toml:49) \

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -267,6 +268,11 @@ def _instrument(
     if name not in drivers:
         at = (*path, "driver")
         problems.append(Problem(tree.origin(at), dotted(at), f"there is no driver {name!r}{near(name, drivers)}"))
+        meant = get_close_matches(name, drivers, 1, 0.7)
+        if not meant:
+            return None
+        # Judged as the one that was meant, most likely, so that this mistake hides no other.
+        _instrument(id_, values | {"driver": meant[0]}, path, tree, drivers, secrets, problems)
         return None
     try:
         factory: Any = drivers[name]
