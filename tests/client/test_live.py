@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import scidaq
 from scidaq.client import Frame, RemoteStation, Skipped
-from scidaq.client.live import Watching, decoded
+from scidaq.client.live import Watching, decoded, frame_of
 from scidaq.errors import NotAllowed, RequestError, StationError, StationUnreachable, UnknownStream
 from scidaq.web import SecurityOptions, ServerOptions, WebServer, open_doors
 from scidaq.web.frames import encode
@@ -101,6 +101,13 @@ def test_a_new_connection_asks_from_the_last_bucket_on() -> None:
     assert isinstance(frame, Frame)
     assert frame.time_ns.tolist() == [1000, 1007]
     assert '"since_ns":"1007"' in watching.hello()
+
+
+def test_buckets_of_one_row_have_its_values() -> None:
+    header = {"stream": "a/b", "channels": [{"name": "x", "unit": "V"}], "base_ns": "5", "step_ns": None, "raw": True}
+    frame = frame_of(header, {"t0": np.array([0.0, 1.0]), "last:0": np.array([2.0, 3.0])})
+    assert (frame.rows.tolist(), frame.last_ns.tolist()) == ([1, 1], [5, 6])
+    assert frame.least["x"].tolist() == frame.greatest["x"].tolist() == [2.0, 3.0]
 
 
 @pytest.mark.slow

@@ -7,10 +7,20 @@ from pathlib import Path
 import pytest
 
 from scidaq.web import WebServer
-from tests.docs.commands import ROOT, Newcomer, blocks
+from tests.docs.commands import ROOT, Code, Newcomer, blocks
 from tests.docs.test_http_api import demo  # noqa: F401
 
 PAGE = ROOT / "docs" / "python-client.md"
+
+
+@pytest.mark.slow
+def test_the_example_runs(tmp_path: Path, demo: WebServer) -> None:  # noqa: F811
+    (tmp_path / "somewhere").mkdir()
+    newcomer = Newcomer(tmp_path / "somewhere")
+    said = newcomer.do(Code("sh", f"python examples/steer.py {demo.address}\n"))
+    assert "trigger_level = 0.3 V" in said
+    assert "rows of dmm/readings" in said
+    assert "trigger_level is 0.1 V" in said.splitlines()[-1]
 
 
 @pytest.mark.slow

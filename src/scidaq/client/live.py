@@ -119,18 +119,19 @@ def frame_of(header: Mapping[str, Any], arrays: Mapping[str, Numbers]) -> Frame:
     base_ns = int(header["base_ns"])
     names = [channel["name"] for channel in header["channels"]]
     newest = {name: arrays[f"last:{i}"] for i, name in enumerate(names)}
-    raw = bool(header.get("raw"))
+    starts = arrays["t0"]
 
     def of(kind: str) -> dict[str, Numbers]:
-        return newest if raw else {name: arrays[f"{kind}:{i}"] for i, name in enumerate(names)}
+        """Of buckets of one row each only the values are there."""
+        return {name: arrays.get(f"{kind}:{i}", newest[name]) for i, name in enumerate(names)}
 
     return Frame(
         header["stream"],
         {channel["name"]: channel["unit"] for channel in header["channels"]},
         int(header["step_ns"] or 0),
-        base_ns + arrays["t0"].astype(np.int64),
-        base_ns + arrays["t1"].astype(np.int64),
-        arrays["n"],
+        base_ns + starts.astype(np.int64),
+        base_ns + arrays.get("t1", starts).astype(np.int64),
+        arrays.get("n", np.ones(len(starts), np.uint32)),
         of("min"),
         of("max"),
         of("mean"),
