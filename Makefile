@@ -30,12 +30,12 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: run
-run: $(VENV)/.run $(VENV)/.self ## the demo: simulated instruments, recorded and shown (ARGS="--help")
+run: ui-begin $(VENV)/.run $(VENV)/.self ## the demo: simulated instruments, recorded and shown (ARGS="--help")
 	@"$(BIN)/python" tools/dashboard.py --optional
 	@"$(BIN)/scidaq" demo $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV)/.self ## all tests, JOBS at a time (ARGS="-k name"; ARGS="-m tiny": the benchmarks in little)
+test: ui-begin $(VENV)/.dev $(VENV)/.self ## all tests, JOBS at a time (ARGS="-k name"; ARGS="-m tiny": the benchmarks in little)
 	@"$(BIN)/python" tools/dashboard.py --dev
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
@@ -47,6 +47,11 @@ check: $(VENV)/.dev $(VENV)/.self ## format, lint, types, imports, docs: seconds
 	"$(BIN)/lint-imports" --no-logo
 	@"$(BIN)/python" tools/dashboard.py check
 	"$(BIN)/python" -m pytest -q -m "not slow" $(wildcard tests/project tests/docs)
+
+# Beside what pip does, which takes as long; whoever needs the dashboard waits for it.
+.PHONY: ui-begin
+ui-begin: $(VENV)/.made
+	@"$(BIN)/python" tools/dashboard.py >/dev/null 2>&1 </dev/null &
 
 .PHONY: ui
 ui: $(VENV)/.made ## build the dashboard, unless it was made of the sources that are there

