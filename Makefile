@@ -57,6 +57,11 @@ ui-begin: $(VENV)/.made
 ui: $(VENV)/.made ## build the dashboard, unless it was made of the sources that are there
 	"$(BIN)/python" tools/dashboard.py $(ARGS)
 
+.PHONY: pictures
+pictures: $(VENV)/.dev $(VENV)/.self ## take the pictures of the dashboard in docs/pictures/ anew, with Chromium
+	@"$(BIN)/python" tools/dashboard.py
+	"$(BIN)/python" docs/pictures/dashboard.py
+
 .PHONY: format
 format: $(VENV)/.dev ## put the code in shape
 	"$(BIN)/ruff" check --fix-only $(CODE)
