@@ -117,6 +117,7 @@ def take(base: str, run: str, into: Path) -> None:
                 for name, path in pages.items():
                     page.goto(f"{base}/#/{path}")
                     page.wait_for_timeout(SETTLED_MS)
+                    page.get_by_text("Loading", exact=True).first.wait_for(state="detached", timeout=60_000)
                     where = into / f"{name}-{width}-{theme}.png"
                     page.screenshot(path=where)
                     smaller(where)

@@ -1,4 +1,4 @@
-"""The parts of the plots that are pure: tiles, live frames, drawing, axes and links, tested in Node."""
+"""What is pure of the dashboard, tested in Node: formats and frames; tiles, drawing, axes and links of plots."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ pytestmark = pytest.mark.requires(
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/St_Johns"])
-def test_pure_parts(tmp_path: Path, zone: str) -> None:
+@pytest.mark.parametrize("name", [path.relative_to(UI / "src").as_posix() for path in UI.glob("src/**/*.test.ts")])
+def test_pure_parts(tmp_path: Path, name: str, zone: str) -> None:
     assert NODE is not None
-    made = tmp_path / "plots.test.mjs"
-    source = UI / "src" / "plots" / "plots.test.ts"
+    made = tmp_path / "parts.test.mjs"
+    source = UI / "src" / name
     bundle = [*NODE, str(BUNDLER), str(source), "--platform", "node", "--format", "esm", "-o", str(made)]
     subprocess.run(bundle, cwd=UI, check=True, capture_output=True, timeout=120)
     run = [*NODE, "--test", str(made)]

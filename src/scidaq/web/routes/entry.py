@@ -1,4 +1,7 @@
-"""What a browser sees first: the dashboard, or in its place how the station is as a plain page."""
+"""What a browser sees first: the dashboard, or in its place how the station is as a plain page.
+
+Files of the dashboard are in memory and answered by the event loop: they come also when all threads are at work.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _KEPT = {"Cache-Control": "max-age=3600"}
 
 
 @entry.add("GET", "/", None, response_class=HTMLResponse, responses={304: {"description": "As it was."}})
-def read_dashboard(request: Request) -> Response:
+async def read_dashboard(request: Request) -> Response:
     """The dashboard, which logs in by itself where that is needed; where none was built, the plain page."""
     page = assets.assets().get("/")
     return RedirectResponse("/plain", 303) if page is None else assets.answer(request, page, for_ever=False)
@@ -35,7 +38,7 @@ def read_dashboard(request: Request) -> Response:
         304: {"description": "As it was."},
     },
 )
-def get_asset(
+async def get_asset(
     request: Request, name: Annotated[str, Path(description="Name of the file.", max_length=200)]
 ) -> Response:
     """A file of the dashboard. Its name changes with its content."""
@@ -56,7 +59,7 @@ def read_overview(request: Request) -> Response:
 
 
 @entry.add("GET", "/login", None, response_class=HTMLResponse, responses={304: {"description": "As it was."}})
-def read_login(request: Request) -> Response:
+async def read_login(request: Request) -> Response:
     """The page to log in with a key, or by a one-time link: the dashboard, or a small one where none was built."""
     page = assets.assets().get("/")
     if page is None:
