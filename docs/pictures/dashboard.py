@@ -27,6 +27,8 @@ HERE = Path(__file__).parent
 CHROMIUM = os.environ.get("SCIDAQ_TEST_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 SIZES = {1440: 900, 390: 844}
 KILLED_AFTER_S, SHOWN_AFTER_S, SETTLED_MS = 25.0, 62.0, 4000
+MOST_MS = 60_000
+TITLES = {"instrument": "Instruments", "run": "Runs", "login": "scidaq"}
 PLOTS = (
     "plots?live=60s&p=dmm/readings/voltage&p=slow/wave/ch0,slow/wave/ch1"
     "&p=fast/wave/adc.ch0&p=spectrum!scope/traces/ch1"
@@ -116,8 +118,10 @@ def take(base: str, run: str, into: Path) -> None:
                 page = context.new_page()
                 for name, path in pages.items():
                     page.goto(f"{base}/#/{path}")
+                    title = TITLES.get(name, name.capitalize())
+                    page.wait_for_function(f"document.title.startsWith('{title}')", timeout=MOST_MS)
                     page.wait_for_timeout(SETTLED_MS)
-                    page.get_by_text("Loading", exact=True).first.wait_for(state="detached", timeout=60_000)
+                    page.get_by_text("Loading", exact=True).first.wait_for(state="detached", timeout=MOST_MS)
                     where = into / f"{name}-{width}-{theme}.png"
                     page.screenshot(path=where)
                     smaller(where)
