@@ -53,7 +53,9 @@ export function quantity(value: number | null | undefined, unit = "", digits = 5
     if (size >= 1e-3 && size < 1e7) {
       // Whole digits are never rounded away.
       const whole = Math.max(digits, Math.floor(Math.log10(size)) + 1);
-      return { number: grouped(trimmed(digitsOf(value, Math.min(whole, 15)))), unit: shown };
+      const text = digitsOf(value, Math.min(whole, 15));
+      // A value that is seen to change keeps its digits, so that it does not jump about.
+      return { number: grouped(Number.isInteger(value) ? trimmed(text) : text), unit: shown };
     }
     const [mantissa = "", exponent = "0"] = value.toExponential(digits - 1).split("e");
     return { number: `${trimmed(mantissa).replace("-", MINUS)}·10${raised(Number(exponent))}`, unit: shown };
