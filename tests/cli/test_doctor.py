@@ -145,6 +145,7 @@ def test_a_port_beside_a_station() -> None:
     assert judged(True, other, False, None) is WRONG
     assert judged(True, station, True, 7) is OK
     assert judged(True, other, True, 7) is WRONG
+    assert judged(True, doctor.Owner("python", 9, (7, 1)), True, 7) is OK, "a helper of the station"
     assert judged(True, None, True, 7) is OK, "the system does not say whose it is"
     assert judged(False, None, True, 7) is ADVICE
     assert judged(False, None, True, None) is OK

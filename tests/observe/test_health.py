@@ -215,3 +215,10 @@ def test_a_check_may_be_added_while_the_others_are_asked(_: int):
     one = health(Check("a", adds), Check("c", lambda: FINE))
     assert set(statuses(one)) <= {"a", "b", "c"}
     assert set(statuses(one)) == {"a", "b", "c"}
+
+
+def test_a_check_that_is_added_does_not_wait_for_the_last_answers_to_be_old():
+    one = health(Check("a", lambda: FINE), interval_s=3600)
+    assert set(statuses(one)) == {"a"}
+    one.add(Check("b", lambda: FINE))
+    assert set(statuses(one)) == {"a", "b"}

@@ -404,7 +404,7 @@ def judge_port(
 ) -> Iterator[Finding]:
     """Whether the station has its port, or could have it."""
     subject, by = f"port {port}", f" by {owner}" if owner is not None else ""
-    strange = owner is not None and station is not None and owner.process != station
+    strange = owner is not None and station is not None and station not in (owner.process, *owner.parents)
     if busy and (not running or strange):
         whose = f"{name} cannot have it" if not running else f"the station has not got it for {name}"
         yield wrong(subject, f"{whose}: it is in use{by}", f"end that, or set {name} to another")
@@ -444,6 +444,8 @@ class Owner:
 
     program: str
     process: int
+    parents: tuple[int, ...] = ()
+    """The processes that began it, and those that began them: a station has helpers."""
 
     def __str__(self) -> str:
         return f"{self.program} (process {self.process})"
@@ -456,7 +458,8 @@ def owner_of(port: int) -> Owner | None:
     try:
         for one in psutil.net_connections("tcp"):
             if one.laddr and one.laddr.port == port and one.status == psutil.CONN_LISTEN and one.pid:
-                return Owner(psutil.Process(one.pid).name(), one.pid)
+                found = psutil.Process(one.pid)
+                return Owner(found.name(), one.pid, tuple(parent.pid for parent in found.parents()))
     except psutil.Error:
         pass  # another user's, most likely
     return None

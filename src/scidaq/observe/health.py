@@ -88,6 +88,8 @@ class Health:
         self._ready, self._redactor = ready, redactor or Redactor()
         self._lock = threading.Lock()
         self._asked: dict[str, _Asking] = {}
+        self._asked_of: tuple[Check, ...] = ()
+        """Whom the last report is of."""
         self._spoke: dict[str, tuple[str, ...]] = {}
         """The components that each check answered for."""
         self._report: Report | None = None
@@ -101,8 +103,14 @@ class Health:
         begun_s = self._clock.monotonic_s()
         with self._lock:
             report = self._report
-            if report is None or self._clock.monotonic_s() >= self._until_s or (fresh and self._asked_s < begun_s):
-                self._asked_s = self._clock.monotonic_s()
+            others = self._asked_of is not self._checks
+            if (
+                report is None
+                or others
+                or self._clock.monotonic_s() >= self._until_s
+                or (fresh and self._asked_s < begun_s)
+            ):
+                self._asked_s, self._asked_of = self._clock.monotonic_s(), self._checks
                 report = self._report = self._ask_all()
                 self._until_s = self._clock.monotonic_s() + self._interval_s
             return report
@@ -113,8 +121,8 @@ class Health:
         return self._report
 
     def add(self, check: Check) -> None:
-        """Ask for something else, too."""
-        self._checks = (*self._checks, check)
+        """Ask for something else, too, from the next question on."""
+        self._checks = (*self._checks, check)  # without the lock, which is held while others are asked
 
     def hide(self, secrets: Iterable[str]) -> None:
         """What else must never be in an answer, whatever a check says."""
