@@ -170,6 +170,7 @@ def test_parameters_are_told_of_a_time_in_the_past(live: Live) -> None:
         assert (one["name"], one["unit"], one["dtype"], one["settable"]) == ("level", "V", None, None)
         return one["value"], one["read_ns"]
 
+    until(lambda: level(str(between))[0] == "2.5")
     until(lambda: level("now")[0] == "1.0")
     then = level(str(between))
     assert then[0] == "2.5"

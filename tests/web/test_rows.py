@@ -210,7 +210,7 @@ def test_questions_that_cannot_be_answered(live: Live, query: str, status: int, 
 
 def test_a_misspelled_parameter_is_not_ignored(live: Live) -> None:
     assert "(did you mean 'start'?)" in live.ask(f"{DATA}?strat=-5s").json["detail"]
-    said = live.ask("settings?at=-1h")  # it would be answered with those of now
+    said = live.ask("status?at=-1h")  # it would be answered with those of now
     assert (said.status, said.json["detail"]) == (400, "there is no query parameter 'at'; there are none here")
 
 

@@ -90,7 +90,8 @@ def _extremes(
 def _values(block: Block, i: int, element: int, raw: bool) -> Floats:
     channel, column = block.schema.channels[i], block.columns[i]
     flat: Array = column.reshape(block.rows, -1)[:, element]
-    values = np.array(flat if raw else channel.physical(flat), np.float64)
+    with np.errstate(all="ignore"):  # what is no number is the user's own
+        values = np.array(flat if raw else channel.physical(flat), np.float64)
     mask = block.valid[i] if block.valid else None
     if mask is not None:
         values[~mask] = np.nan

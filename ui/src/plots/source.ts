@@ -203,7 +203,11 @@ export class Source {
       if (blank) wanted.unshift(backdrop);
       else wanted.push(backdrop);
     this.#wanted = wanted;
-    this.state.loading = fine > 0 && !this.state.error;
+    const loading = fine > 0 && !this.state.error;
+    if (loading !== this.state.loading) {
+      this.state.loading = loading;
+      this.changed(); // nothing else may draw until something has come
+    }
     const keys = new Set(wanted.map((tile) => `${tile.level}/${tile.index}`));
     for (const [key, control] of this.#fetching)
       if (!keys.has(key)) {
