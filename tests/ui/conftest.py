@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 CHROMIUM = os.environ.get("SCIDAQ_TEST_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
-MOST_MS = 20_000
+MOST_MS = 30_000
 """How long anything may take on a machine that does other things too."""
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 

@@ -1,4 +1,6 @@
 /** What every page knows: who is logged in, how the socket is, which page is shown, and the time. */
+import { untrack } from "svelte";
+
 import { change, get, type Health, Problem, type ScopeName, type Session, type Status, told, whenLoggedOut } from "./api.ts";
 import { live, type LiveState } from "./live.ts";
 
@@ -128,7 +130,7 @@ export function repeat(everyMs: number, work: () => unknown): () => void {
   const run = () => document.visibilityState === "visible" && app.session && void work();
   const timer = setInterval(run, everyMs);
   document.addEventListener("visibilitychange", run);
-  void work();
+  untrack(() => void work()); // what it reads is no reason to begin anew
   return () => {
     clearInterval(timer);
     document.removeEventListener("visibilitychange", run);
